@@ -1,0 +1,328 @@
+"""What the fabric knows: nodes, replicas, tokens, users and events, as immutable domain objects.
+
+Field for field the shape of `proto/cloudless/api/v1/types.proto`. Times are milliseconds since the epoch,
+taken from the log entry that caused the change. `revision` is the index of the log entry that last changed
+the object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cloudless.core.spec import Metadata, Protocol, ResourceAmounts, TaintEffect, WorkloadSpec
+
+
+class DeviceClass(StrEnum):
+    PHONE = "phone"
+    LAPTOP = "laptop"
+    DESKTOP = "desktop"
+    SERVER = "server"
+    GATEWAY = "gateway"
+    VPS = "vps"
+
+
+class NodeState(StrEnum):
+    ENROLLING = "Enrolling"
+    READY = "Ready"
+    UNREACHABLE = "Unreachable"
+    LOST = "Lost"
+
+
+class ReplicaPhase(StrEnum):
+    PENDING = "Pending"
+    ASSIGNED = "Assigned"
+    PREPARING = "Preparing"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    READY = "Ready"
+    STOPPING = "Stopping"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    LOST = "Lost"
+
+
+class WorkloadPhase(StrEnum):
+    PENDING = "Pending"
+    PROGRESSING = "Progressing"
+    AVAILABLE = "Available"
+    DEGRADED = "Degraded"
+    FAILED = "Failed"
+    TERMINATING = "Terminating"
+
+
+class Role(StrEnum):
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+
+class Severity(StrEnum):
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    key: str = ""
+    value: str = ""
+    effect: TaintEffect | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    name: str = ""
+    available: bool = False
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeInfo:
+    name: str = ""
+    version: str = ""
+    available: bool = False
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    device_class: DeviceClass | None = None
+    arch: str = ""
+    os: str = ""
+    kernel: str = ""
+    hostname: str = ""
+    agent_version: str = ""
+    capacity: ResourceAmounts = ResourceAmounts()
+    iops_class: str = ""
+    gpus: int = 0
+    power_source: str = ""
+    metered: bool = False
+    runtimes: tuple[RuntimeInfo, ...] = ()
+    features: tuple[Feature, ...] = ()
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUsage:
+    cpu_millis: int = 0
+    memory_bytes: int = 0
+    storage_bytes: int = 0
+    battery_percent: int = 0
+    power_source: str = ""
+    metered: bool = False
+    rtt_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    id: str = ""
+    region: str = ""
+    zone: str = ""
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    taints: tuple[Taint, ...] = ()
+    cordoned: bool = False
+    draining: bool = False
+    state: NodeState | None = None
+    state_reason: str = ""
+    state_since_ms: int = 0
+    device: DeviceInfo = DeviceInfo()
+    public_key_sha256: str = ""
+    certificate_serial: str = ""
+    certificate_expires_at_ms: int = 0
+    enrolled_at_ms: int = 0
+    revision: int = 0
+    token_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTerm:
+    name: str = ""
+    value: float = 0.0
+    weight: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateScore:
+    node_id: str = ""
+    total: float = 0.0
+    terms: tuple[ScoreTerm, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FilterRejection:
+    filter: str = ""
+    reason: str = ""
+    node_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementDecision:
+    node_id: str = ""
+    candidates: tuple[CandidateScore, ...] = ()
+    rejections: tuple[FilterRejection, ...] = ()
+    nodes_considered: int = 0
+    decided_at_ms: int = 0
+    summary: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerStatus:
+    name: str = ""
+    state: str = ""
+    reason: str = ""
+    exit_code: int = 0
+    restart_count: int = 0
+    started_at_ms: int = 0
+    finished_at_ms: int = 0
+    ready: bool = False
+    image_digest: str = ""
+    last_reason: str = ""
+    last_exit_code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PortBinding:
+    name: str = ""
+    container_port: int = 0
+    host_port: int = 0
+    protocol: Protocol | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    phase: ReplicaPhase | None = None
+    reason: str = ""
+    message: str = ""
+    address: str = ""
+    containers: tuple[ContainerStatus, ...] = ()
+    ports: tuple[PortBinding, ...] = ()
+    runtime: str = ""
+    since_ms: int = 0
+    restart_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    id: str = ""
+    workload: str = ""
+    namespace: str = ""
+    generation: int = 0
+    node_id: str = ""
+    stopping: bool = False
+    stop_reason: str = ""
+    status: ReplicaStatus = ReplicaStatus()
+    placement: PlacementDecision = PlacementDecision()
+    fragment: ResourceAmounts = ResourceAmounts()
+    created_at_ms: int = 0
+    assigned_at_ms: int = 0
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadStatus:
+    phase: WorkloadPhase | None = None
+    desired: int = 0
+    ready: int = 0
+    running: int = 0
+    pending: int = 0
+    updated: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A workload as the API shows it; `status` is computed when read."""
+
+    metadata: Metadata = Metadata()
+    spec: WorkloadSpec = WorkloadSpec()
+    generation: int = 0
+    revision: int = 0
+    created_at_ms: int = 0
+    updated_at_ms: int = 0
+    deleting: bool = False
+    status: WorkloadStatus = WorkloadStatus()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadRevision:
+    generation: int = 0
+    spec: WorkloadSpec = WorkloadSpec()
+    created_at_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadRecord:
+    """A workload as the replicated state stores it. `history` is oldest first and holds every generation
+    that a replica still runs."""
+
+    metadata: Metadata = Metadata()
+    spec: WorkloadSpec = WorkloadSpec()
+    generation: int = 0
+    revision: int = 0
+    created_at_ms: int = 0
+    updated_at_ms: int = 0
+    deleting: bool = False
+    history: tuple[WorkloadRevision, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JoinToken:
+    id: str = ""
+    node_pattern: str = ""
+    region: str = ""
+    zone: str = ""
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    max_uses: int = 0
+    uses: int = 0
+    created_at_ms: int = 0
+    expires_at_ms: int = 0
+    revoked: bool = False
+    created_by: str = ""
+    used_by: tuple[str, ...] = ()
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RoleBinding:
+    role: Role | None = None
+    namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    name: str = ""
+    bindings: tuple[RoleBinding, ...] = ()
+    created_at_ms: int = 0
+    revoked: bool = False
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    index: int = 0
+    sequence: int = 0
+    type: str = ""
+    severity: Severity | None = None
+    time_ms: int = 0
+    request_id: str = ""
+    actor: str = ""
+    resource: str = ""
+    namespace: str = ""
+    description: str = ""
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What the coordinator wants one node to run, in full: nothing else is needed to start it."""
+
+    replica_id: str = ""
+    workload: str = ""
+    namespace: str = ""
+    generation: int = 0
+    spec: WorkloadSpec = WorkloadSpec()
+    stopping: bool = False
+    stop_reason: str = ""
