@@ -30,18 +30,22 @@ def to_proto(value: Any, message_type: type[M]) -> M:
     """The message for a domain object. Raises TypeError when the two shapes do not match."""
     message = message_type()
     fill(value, message)
-    return message
+    return typing.cast(M, message)
 
 
 def fill(value: Any, message: Message) -> None:
     """Writes a domain object into an empty message."""
-    for name, setter in _setters(type(value), message.DESCRIPTOR):
+    for name, setter in _setters(typing.cast(Any, type(value)), message.DESCRIPTOR):
         setter(message, getattr(value, name))
 
 
 def from_proto(message: Message, cls: type[D]) -> D:
     """The domain object for a message. An enum number that this version does not know reads as None."""
-    return cls(*[getter(message) for getter in _getters(cls, message.DESCRIPTOR)])
+    return cls(*[getter(message) for getter in _getters(typing.cast(Any, cls), message.DESCRIPTOR)])
+
+
+def _is_message(hint: Any) -> bool:
+    return dataclasses.is_dataclass(hint)
 
 
 def _optional(hint: Any) -> tuple[Any, bool]:
@@ -126,12 +130,12 @@ def _getter(name: str, hint: Any, optional: bool, field: FieldDescriptor) -> _Fr
     origin = typing.get_origin(hint)
     if origin is tuple:
         item = typing.get_args(hint)[0]
-        if dataclasses.is_dataclass(item):
+        if _is_message(item):
             return lambda message: tuple(from_proto(m, item) for m in getattr(message, name))
         return lambda message: tuple(getattr(message, name))
     if origin is not None and issubclass(origin, Mapping):
         return lambda message: dict(getattr(message, name))
-    if dataclasses.is_dataclass(hint):
+    if _is_message(hint):
         if optional:
             return lambda m: from_proto(getattr(m, name), hint) if m.HasField(name) else None
         return lambda message: from_proto(getattr(message, name), hint)
