@@ -129,6 +129,7 @@ class OwnerConfig:
 class RuntimeConfig:
     names: tuple[str, ...] = setting(("containerd", "process"), "Runtimes to use where the device has them.")
     containerd_address: str = setting("/run/containerd/containerd.sock", "containerd's socket.")
+    containerd_snapshotter: str = setting("overlayfs", "containerd's snapshotter: overlayfs, or native where it fails.")
     containerd_namespace: str = setting("cloudless", "containerd namespace that this agent owns.")
     cgroup_prefix: str = setting("cloudless", "Parent cgroup of this agent's containers.")
     bridge: str = setting("cloudless0", "Bridge of this node's replicas (at most 15 characters).")

@@ -1,0 +1,272 @@
+"""A whole fabric on one machine: one coordinator and several agents as real processes under one folder.
+
+`make demo`, the end-to-end tests, the chaos tests and the benchmarks all stand on it. Everything that the
+processes write is below `directory`; they listen on loopback, on ports that the system picks. What was started is
+in `processes.json`, so that another process (`make demo-down`) can end it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cloudless.errors import CloudlessError, DeadlineExceeded, FailedPrecondition
+
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class AgentPlan:
+    """One agent of the fabric. `index` (1..250) tells its bridge and subnet."""
+
+    name: str
+    index: int
+    region: str = "home"
+    zone: str = ""
+    runtimes: tuple[str, ...] = ("containerd", "process")
+    settings: dict[str, str] = field(default_factory=dict)  # more flags: "owner-memory": "1Gi"
+
+
+def process_start_ticks(pid: int) -> int:
+    """Start time of a process in clock ticks since boot, which together with the pid names it for good; 0: gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    fields = text[text.rindex(")") + 2 :].split()
+    return 0 if fields[0] in ("Z", "X") else int(fields[19])
+
+
+class LocalFabric:
+    """Synchronous on purpose: its callers are scripts and tests that do one thing after another.
+
+    `tag` (at most 8 characters) keeps names of bridges, cgroups and containerd namespaces of several fabrics on one
+    machine apart.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        tag: str,
+        subnet_prefix: str = "10.201",
+        containerd_address: str = "",
+        containerd_snapshotter: str = "overlayfs",
+        coordinator_settings: dict[str, str] | None = None,
+    ) -> None:
+        self.directory = directory
+        self.tag = tag
+        self.subnet_prefix = subnet_prefix
+        self.containerd_address = containerd_address
+        self.containerd_snapshotter = containerd_snapshotter
+        self.coordinator_settings = coordinator_settings or {}
+        self.context_file = directory / "config.yaml"
+        self._logs = directory / "logs"
+        self._processes = directory / "processes.json"
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+
+    # processes
+
+    def started(self) -> dict[str, dict[str, int]]:
+        """What was started and is not yet stopped: name to pid and start ticks."""
+        if not self._processes.exists():
+            return {}
+        return dict(json.loads(self._processes.read_text()))
+
+    def alive(self, name: str) -> bool:
+        known = self.started().get(name)
+        return known is not None and process_start_ticks(known["pid"]) == known["ticks"]
+
+    def pid(self, name: str) -> int:
+        return self.started()[name]["pid"]
+
+    def log_file(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
+
+    def spawn(self, name: str, argv: Sequence[str], *, environment: dict[str, str] | None = None) -> int:
+        """Starts a process in its own session, with its output in `logs/NAME.log`; idempotent while it lives."""
+        if self.alive(name):
+            return self.pid(name)
+        self._logs.mkdir(parents=True, exist_ok=True)
+        with self.log_file(name).open("ab") as log:
+            child = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, **(environment or {})},
+            )
+        self._children[name] = child
+        self._remember({**self.started(), name: {"pid": child.pid, "ticks": process_start_ticks(child.pid)}})
+        return child.pid
+
+    def stop(self, name: str, *, number: int = signal.SIGTERM, timeout_s: float = 20.0) -> None:
+        """Ends a process by the id that was started, and waits until it is gone. Killed after `timeout_s`."""
+        known = self.started().get(name)
+        if known is not None and self.alive(name):
+            os.kill(known["pid"], number)
+            try:
+                self._wait_gone(name, timeout_s)
+            except DeadlineExceeded:
+                os.kill(known["pid"], signal.SIGKILL)
+                self._wait_gone(name, 5.0)
+        if name in self._children:
+            self._children.pop(name).wait()
+        self._remember({k: v for k, v in self.started().items() if k != name})
+
+    def kill(self, name: str) -> None:
+        """kill -9, as a power cut of this one process."""
+        self.stop(name, number=signal.SIGKILL)
+
+    def _wait_gone(self, name: str, timeout_s: float) -> None:
+        def gone() -> bool:
+            child = self._children.get(name)
+            return (child is not None and child.poll() is not None) or not self.alive(name)
+
+        self.wait_for(gone, what=f"{name} to end", timeout_s=timeout_s)
+
+    def _remember(self, processes: dict[str, dict[str, int]]) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        temporary = self._processes.with_suffix(".tmp")
+        temporary.write_text(json.dumps(processes))
+        temporary.replace(self._processes)
+
+    # members
+
+    def start_coordinator(self, *, timeout_s: float = 30.0) -> None:
+        """Starts it, waits until it serves, and makes its admin context the current one of `config.yaml`."""
+        data = self.directory / "coordinator"
+        listening = data / "listen.json"
+        addresses = self._known_addresses(listening)
+        flags = {
+            "data-dir": str(data),
+            "admin-context": str(data / "admin.yaml"),
+            # the same ports after a restart: agents and contexts know them
+            "listen-api": addresses.get("api", "127.0.0.1:0"),
+            "listen-enroll": addresses.get("enroll", "127.0.0.1:0"),
+            "metrics-listen": addresses.get("metrics", "127.0.0.1:0"),
+            **self.coordinator_settings,
+        }
+        listening.unlink(missing_ok=True)
+        self.spawn("coordinator", [_program("cloudless-coordinator"), *_flags(flags)])
+        self.wait_for(listening.exists, what="the coordinator to listen", timeout_s=timeout_s, process="coordinator")
+        if not self.context_file.exists():
+            self.ctl("config", "import", str(data / "admin.yaml"))
+
+    def _known_addresses(self, listening: Path) -> dict[str, str]:
+        saved = self.directory / "addresses.json"
+        if listening.exists():
+            saved.write_text(listening.read_text())
+        return dict(json.loads(saved.read_text())) if saved.exists() else {}
+
+    def start_agent(self, plan: AgentPlan) -> None:
+        """Starts an agent; enrols it first, with a token of its own, when it has no identity yet."""
+        data = self.directory / "agents" / plan.name
+        token_file = data / "join.token"
+        if not (data / "identity").exists() and not token_file.exists():
+            data.mkdir(parents=True, mode=0o700, exist_ok=True)
+            arguments = ["token", "create", "--node", plan.name, "--region", plan.region, "-o", "json"]
+            if plan.zone:
+                arguments += ["--zone", plan.zone]
+            token = json.loads(self.ctl(*arguments).stdout)["jwt"]
+            descriptor = os.open(token_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w") as out:
+                out.write(token)
+        flags = {
+            "data-dir": str(data),
+            "node-name": plan.name,
+            "join-token-file": str(token_file),
+            "runtime-names": ",".join(plan.runtimes),
+            "runtime-containerd-address": self.containerd_address or "/nonexistent",
+            "runtime-containerd-namespace": f"{self.tag}-{plan.name}",
+            "runtime-containerd-snapshotter": self.containerd_snapshotter,
+            "runtime-cgroup-prefix": f"{self.tag}-{plan.name}",
+            "runtime-bridge": f"{self.tag}{plan.index}",
+            "runtime-subnet": f"{self.subnet_prefix}.{plan.index}.0/24",
+            "metrics-listen": "127.0.0.1:0",
+            **plan.settings,
+        }
+        self.spawn(f"agent-{plan.name}", [_program("cloudless-agent"), *_flags(flags)])
+
+    def purge_agent(self, plan: AgentPlan) -> None:
+        """Removes everything that this agent left on the machine: containers, images, network, cgroups, files."""
+        data = self.directory / "agents" / plan.name
+        subprocess.run(
+            [sys.executable, "-m", "cloudless.agent.purge", "--yes", *_flags(self.purge_flags(plan, data))],
+            check=True,
+            capture_output=True,
+        )
+
+    def purge_flags(self, plan: AgentPlan, data: Path) -> dict[str, str]:
+        return {
+            "data-dir": str(data),
+            "runtime-containerd-address": self.containerd_address or "/nonexistent",
+            "runtime-containerd-namespace": f"{self.tag}-{plan.name}",
+            "runtime-containerd-snapshotter": self.containerd_snapshotter,
+            "runtime-cgroup-prefix": f"{self.tag}-{plan.name}",
+            "runtime-bridge": f"{self.tag}{plan.index}",
+            "runtime-subnet": f"{self.subnet_prefix}.{plan.index}.0/24",
+        }
+
+    # using it
+
+    def ctl(self, *arguments: str, check: bool = True, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Runs cloudlessctl. Raises FailedPrecondition with its own words when it fails and `check` is set."""
+        done = subprocess.run(
+            [_program("cloudlessctl"), *arguments],
+            env={**os.environ, "CLOUDLESS_CONFIG": str(self.context_file), "NO_COLOR": "1", "COLUMNS": "200"},
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if check and done.returncode != 0:
+            command = " ".join(arguments[:3])
+            raise FailedPrecondition(f"cloudlessctl {command} ended with {done.returncode}: {done.stderr.strip()}")
+        return done
+
+    def get(self, *arguments: str) -> list[dict[str, Any]]:
+        """The items of `cloudlessctl get ... -o json`."""
+        return list(json.loads(self.ctl("get", *arguments, "-o", "json").stdout)["items"])
+
+    def wait_for(
+        self, condition: Callable[[], Any], *, what: str, timeout_s: float, process: str = "", poll_s: float = _POLL_S
+    ) -> Any:
+        """The first true answer of `condition`. Raises DeadlineExceeded, or at once FailedPrecondition with the end
+        of the log when `process` has ended meanwhile."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            answer = condition()
+            if answer:
+                return answer
+            child = self._children.get(process)
+            if child is not None and child.poll() is not None:
+                tail = self.log_file(process).read_text(errors="replace").strip().splitlines()[-5:]
+                raise FailedPrecondition(f"{process} ended with {child.returncode}: " + "\n".join(tail))
+            if time.monotonic() > deadline:
+                raise DeadlineExceeded(f"gave up waiting for {what} after {timeout_s:.0f} s")
+            time.sleep(poll_s)
+
+    def ready_nodes(self) -> list[str]:
+        try:
+            return [n["node"]["id"] for n in self.get("nodes") if n["node"].get("state") == "Ready"]
+        except CloudlessError:
+            return []
+
+
+def _program(name: str) -> str:
+    return str(Path(sys.executable).parent / name)
+
+
+def _flags(values: dict[str, str]) -> list[str]:
+    return [f"--{name}={value}" for name, value in values.items()]
