@@ -156,6 +156,7 @@ class FilterRejection:
     filter: str = ""
     reason: str = ""
     node_ids: tuple[str, ...] = ()
+    node_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +220,8 @@ class Replica:
     created_at_ms: int = 0
     assigned_at_ms: int = 0
     revision: int = 0
+    phase_since_ms: int = 0
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,14 +176,16 @@ class RestartWorkload(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class PlannedReplica(_message.Message):
-    __slots__ = ("replica_id", "generation", "placement")
+    __slots__ = ("replica_id", "generation", "placement", "attempt")
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     generation: int
     placement: _types_pb2.PlacementDecision
-    def __init__(self, replica_id: _Optional[str] = ..., generation: _Optional[int] = ..., placement: _Optional[_Union[_types_pb2.PlacementDecision, _Mapping]] = ...) -> None: ...
+    attempt: int
+    def __init__(self, replica_id: _Optional[str] = ..., generation: _Optional[int] = ..., placement: _Optional[_Union[_types_pb2.PlacementDecision, _Mapping]] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class PlannedStop(_message.Message):
     __slots__ = ("replica_id", "reason")
@@ -240,18 +242,20 @@ class RevokeUser(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class ApplyResult(_message.Message):
-    __slots__ = ("accepted", "code", "message", "revision", "changed")
+    __slots__ = ("accepted", "code", "message", "revision", "changed", "reason")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     CHANGED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     accepted: bool
     code: str
     message: str
     revision: int
     changed: str
-    def __init__(self, accepted: bool = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., revision: _Optional[int] = ..., changed: _Optional[str] = ...) -> None: ...
+    reason: str
+    def __init__(self, accepted: bool = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., revision: _Optional[int] = ..., changed: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class RememberedResult(_message.Message):
     __slots__ = ("request_id", "index", "result")

@@ -250,14 +250,16 @@ class CandidateScore(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., total: _Optional[float] = ..., terms: _Optional[_Iterable[_Union[ScoreTerm, _Mapping]]] = ...) -> None: ...
 
 class FilterRejection(_message.Message):
-    __slots__ = ("filter", "reason", "node_ids")
+    __slots__ = ("filter", "reason", "node_ids", "node_count")
     FILTER_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     NODE_IDS_FIELD_NUMBER: _ClassVar[int]
+    NODE_COUNT_FIELD_NUMBER: _ClassVar[int]
     filter: str
     reason: str
     node_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, filter: _Optional[str] = ..., reason: _Optional[str] = ..., node_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    node_count: int
+    def __init__(self, filter: _Optional[str] = ..., reason: _Optional[str] = ..., node_ids: _Optional[_Iterable[str]] = ..., node_count: _Optional[int] = ...) -> None: ...
 
 class PlacementDecision(_message.Message):
     __slots__ = ("node_id", "candidates", "rejections", "nodes_considered", "decided_at_ms", "summary")
@@ -336,7 +338,7 @@ class ReplicaStatus(_message.Message):
     def __init__(self, phase: _Optional[_Union[ReplicaPhase, str]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., address: _Optional[str] = ..., containers: _Optional[_Iterable[_Union[ContainerStatus, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[PortBinding, _Mapping]]] = ..., runtime: _Optional[str] = ..., since_ms: _Optional[int] = ..., restart_count: _Optional[int] = ...) -> None: ...
 
 class Replica(_message.Message):
-    __slots__ = ("id", "workload", "namespace", "generation", "node_id", "stopping", "stop_reason", "status", "placement", "fragment", "created_at_ms", "assigned_at_ms", "revision")
+    __slots__ = ("id", "workload", "namespace", "generation", "node_id", "stopping", "stop_reason", "status", "placement", "fragment", "created_at_ms", "assigned_at_ms", "revision", "phase_since_ms", "attempt")
     ID_FIELD_NUMBER: _ClassVar[int]
     WORKLOAD_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
@@ -350,6 +352,8 @@ class Replica(_message.Message):
     CREATED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     ASSIGNED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    PHASE_SINCE_MS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     id: str
     workload: str
     namespace: str
@@ -363,7 +367,9 @@ class Replica(_message.Message):
     created_at_ms: int
     assigned_at_ms: int
     revision: int
-    def __init__(self, id: _Optional[str] = ..., workload: _Optional[str] = ..., namespace: _Optional[str] = ..., generation: _Optional[int] = ..., node_id: _Optional[str] = ..., stopping: bool = ..., stop_reason: _Optional[str] = ..., status: _Optional[_Union[ReplicaStatus, _Mapping]] = ..., placement: _Optional[_Union[PlacementDecision, _Mapping]] = ..., fragment: _Optional[_Union[_spec_pb2.ResourceAmounts, _Mapping]] = ..., created_at_ms: _Optional[int] = ..., assigned_at_ms: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
+    phase_since_ms: int
+    attempt: int
+    def __init__(self, id: _Optional[str] = ..., workload: _Optional[str] = ..., namespace: _Optional[str] = ..., generation: _Optional[int] = ..., node_id: _Optional[str] = ..., stopping: bool = ..., stop_reason: _Optional[str] = ..., status: _Optional[_Union[ReplicaStatus, _Mapping]] = ..., placement: _Optional[_Union[PlacementDecision, _Mapping]] = ..., fragment: _Optional[_Union[_spec_pb2.ResourceAmounts, _Mapping]] = ..., created_at_ms: _Optional[int] = ..., assigned_at_ms: _Optional[int] = ..., revision: _Optional[int] = ..., phase_since_ms: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class Workload(_message.Message):
     __slots__ = ("metadata", "spec", "generation", "revision", "created_at_ms", "updated_at_ms", "deleting", "status")
