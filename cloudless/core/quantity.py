@@ -7,11 +7,13 @@ loss; formatting gives the shortest form that parses back to the same integer.
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Final
 
 _NUMBER: Final = r"(\d+(?:\.\d+)?)"
 _MAX: Final = 2**63 - 1
+_LENGTH_MAX: Final = 32
+_CONTEXT: Final = Context(prec=80)  # 32 digits times the largest unit, exactly
 
 _BYTE_UNITS: Final = {
     "": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15,
@@ -32,8 +34,12 @@ class QuantityError(ValueError):
     """The text is no quantity of this kind; the message says what was expected."""
 
 
+def _times(number: str, unit: int) -> Decimal:
+    return _CONTEXT.multiply(Decimal(number), Decimal(unit))
+
+
 def _exact(value: Decimal, *, text: str, unit: str) -> int:
-    if value != value.to_integral_value():
+    if value != value.to_integral_value(context=_CONTEXT):
         raise QuantityError(f"{text!r} is finer than one {unit}")
     if value > _MAX:
         raise QuantityError(f"{text!r} is too large")
@@ -41,16 +47,18 @@ def _exact(value: Decimal, *, text: str, unit: str) -> int:
 
 
 def _match(pattern: str, text: str, expected: str) -> re.Match[str]:
-    found = re.fullmatch(pattern, text, re.ASCII)
+    # Longer text would be rounded to the 28 digits of decimal's context instead of being refused.
+    found = re.fullmatch(pattern, text, re.ASCII) if len(text) <= _LENGTH_MAX else None
     if found is None:
-        raise QuantityError(f"{text!r} is not {expected}")
+        shown = text if len(text) <= _LENGTH_MAX else text[:_LENGTH_MAX] + "..."
+        raise QuantityError(f"{shown!r} is not {expected}")
     return found
 
 
 def parse_cpu(text: str) -> int:
     """Milli-CPUs of `2`, `0.5` or `250m`."""
     found = _match(_NUMBER + "(m?)", text, "a CPU quantity such as 250m, 0.5 or 2")
-    return _exact(Decimal(found[1]) * (1 if found[2] else 1000), text=text, unit="milli-CPU (1m)")
+    return _exact(_times(found[1], 1 if found[2] else 1000), text=text, unit="milli-CPU (1m)")
 
 
 def parse_bytes(text: str) -> int:
@@ -59,13 +67,13 @@ def parse_bytes(text: str) -> int:
     unit = found[2] or ""
     if unit == "ki":
         raise QuantityError(f"{text!r} is not a size such as 128Mi, 2Gi or 500M; write Ki")
-    return _exact(Decimal(found[1]) * _BYTE_UNITS[unit], text=text, unit="byte")
+    return _exact(_times(found[1], _BYTE_UNITS[unit]), text=text, unit="byte")
 
 
 def parse_bitrate(text: str) -> int:
     """Bits per second of `5Mbps`, `500kbps` or a plain number."""
     found = _match(_NUMBER + "((?:[kKMG])?bps)?", text, "a bit rate such as 5Mbps or 500kbps")
-    return _exact(Decimal(found[1]) * _RATE_UNITS[found[2] or "bps"], text=text, unit="bit per second")
+    return _exact(_times(found[1], _RATE_UNITS[found[2] or "bps"]), text=text, unit="bit per second")
 
 
 def parse_duration(text: str) -> int:
@@ -74,11 +82,10 @@ def parse_duration(text: str) -> int:
         return 0
     expected = "a duration such as 30s, 1m30s or 250ms"
     _match(f"(?:{_NUMBER}(?:ns|us|ms|s|m|h))+", text, expected)
-    total_ns = sum(
-        (Decimal(number) * _DURATION_UNITS_NS[unit] for number, unit in re.findall(_NUMBER + "(ns|us|ms|s|m|h)", text)),
-        Decimal(0),
-    )
-    return _exact(total_ns / 10**6, text=text, unit="millisecond (1ms)")
+    total_ns = Decimal(0)
+    for number, unit in re.findall(_NUMBER + "(ns|us|ms|s|m|h)", text):
+        total_ns = _CONTEXT.add(total_ns, _times(number, _DURATION_UNITS_NS[unit]))
+    return _exact(_CONTEXT.divide(total_ns, Decimal(10**6)), text=text, unit="millisecond (1ms)")
 
 
 def format_cpu(millis: int) -> str:

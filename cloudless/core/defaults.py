@@ -1,0 +1,145 @@
+"""Defaults of a workload: what a field means that its author left out.
+
+`apply` runs in the coordinator on every write, so that the stored spec is complete and `get -o yaml` shows what
+holds. It is idempotent. A zero reads as "not stated" in each field that has a default here; two fields where
+zero is a proper wish, `replicas` and `priority`, are therefore defaulted where the manifest is read: a manifest
+without them is decoded onto `STARTING_SPEC`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+from cloudless.core.spec import (
+    AntiAffinity,
+    Backoff,
+    Container,
+    ContainerPort,
+    Disruption,
+    HttpProbe,
+    Metadata,
+    Placement,
+    Probe,
+    Protocol,
+    ReconnectRule,
+    ResourceAmounts,
+    Resources,
+    RestartPolicy,
+    RestartPolicyKind,
+    Rollout,
+    RolloutStrategy,
+    SpreadConstraint,
+    Termination,
+    Toleration,
+    WorkloadSpec,
+    WorkloadType,
+)
+
+NAMESPACE: Final = "default"
+CPU_REQUEST_MILLIS: Final = 50
+MEMORY_REQUEST_BYTES: Final = 64 * 2**20
+MEMORY_LIMIT_FACTOR: Final = 2  # a container may grow to twice its request unless its limit says otherwise
+PIDS_LIMIT: Final = 256
+AMOUNT_MAX: Final = 2**63 - 1
+
+PROBE: Final = Probe(period_ms=10_000, timeout_ms=1000, success_threshold=1, failure_threshold=3)
+HTTP_PROBE: Final = HttpProbe(path="/", scheme="HTTP")
+BACKOFF: Final = Backoff(initial_ms=1000, max_ms=5 * 60_000, reset_ms=10 * 60_000)
+ROLLOUT: Final = Rollout(strategy=RolloutStrategy.ROLLING_UPDATE, max_surge=1, progress_deadline_ms=5 * 60_000)
+DISRUPTION: Final = Disruption(
+    offline_grace_ms=30_000, on_reconnect=ReconnectRule.KEEP_OLDEST, lease_duration_ms=24 * 3_600_000
+)
+TERMINATION: Final = Termination(grace_period_ms=10_000)
+
+T = TypeVar("T")
+
+STARTING_SPEC: Final = WorkloadSpec(replicas=1, priority=50)
+
+
+def apply(metadata: Metadata, spec: WorkloadSpec) -> tuple[Metadata, WorkloadSpec]:
+    """The same workload with each unstated field filled in. Total: takes specs that do not validate, too."""
+    return (
+        metadata if metadata.namespace else replace(metadata, namespace=NAMESPACE),
+        replace(
+            spec,
+            type=spec.type or WorkloadType.SERVICE,
+            containers=tuple(map(_container, spec.containers)),
+            placement=_placement(spec.placement),
+            restart_policy=_restart_policy(spec.restart_policy),
+            rollout=_rollout(spec.rollout),
+            disruption=_unstated(spec.disruption, DISRUPTION),
+            termination=_unstated(spec.termination, TERMINATION),
+        ),
+    )
+
+
+def _unstated(value: T, default: T) -> T:
+    """`value` with each of its fields that is zero, empty or None taken from `default`."""
+    target: Any = value
+    changes = {
+        field.name: getattr(default, field.name)
+        for field in dataclasses.fields(target)
+        if not getattr(value, field.name) and getattr(default, field.name)
+    }
+    filled: T = replace(target, **changes) if changes else value
+    return filled
+
+
+def _container(container: Container) -> Container:
+    return replace(
+        container,
+        ports=tuple(map(_port, container.ports)),
+        resources=_resources(container.resources),
+        startup_probe=_probe(container.startup_probe),
+        liveness_probe=_probe(container.liveness_probe),
+        readiness_probe=_probe(container.readiness_probe),
+    )
+
+
+def _port(port: ContainerPort) -> ContainerPort:
+    return port if port.protocol else replace(port, protocol=Protocol.TCP)
+
+
+def _resources(resources: Resources) -> Resources:
+    """A limit without a request reserves the limit; memory and processes are always limited, CPU only if asked."""
+    requests, limits = resources.requests, resources.limits
+    requests = _unstated(
+        requests,
+        ResourceAmounts(
+            cpu_millis=limits.cpu_millis or CPU_REQUEST_MILLIS,
+            memory_bytes=limits.memory_bytes or MEMORY_REQUEST_BYTES,
+        ),
+    )
+    limits = _unstated(
+        limits,
+        ResourceAmounts(memory_bytes=requests.memory_bytes * MEMORY_LIMIT_FACTOR, pids=max(PIDS_LIMIT, requests.pids)),
+    )
+    return Resources(requests, limits)
+
+
+def _probe(probe: Probe | None) -> Probe | None:
+    if probe is None:
+        return None
+    filled = _unstated(probe, PROBE)
+    return replace(filled, http=_unstated(filled.http, HTTP_PROBE)) if filled.http else filled
+
+
+def _placement(placement: Placement) -> Placement:
+    return replace(
+        placement,
+        tolerations=tuple(_unstated(toleration, Toleration(operator="Equal")) for toleration in placement.tolerations),
+        anti_affinity=tuple(_unstated(term, AntiAffinity(topology_key="node")) for term in placement.anti_affinity),
+        spread=tuple(_unstated(term, SpreadConstraint(max_skew=1)) for term in placement.spread),
+    )
+
+
+def _restart_policy(policy: RestartPolicy) -> RestartPolicy:
+    return replace(policy, policy=policy.policy or RestartPolicyKind.ALWAYS, backoff=_unstated(policy.backoff, BACKOFF))
+
+
+def _rollout(rollout: Rollout) -> Rollout:
+    """A surge of one unless the author bounds the rollout by `maxUnavailable`, or recreates."""
+    surge = 0 if rollout.max_unavailable or rollout.strategy is RolloutStrategy.RECREATE else ROLLOUT.max_surge
+    return _unstated(rollout, replace(ROLLOUT, max_surge=surge))
