@@ -1,0 +1,1 @@
+"""Generated code for containerd's services. Only `cloudless.agent.runtime.containerd` uses it."""
