@@ -74,7 +74,9 @@ async def enroll(
     failure: CloudlessError | None = None
     for address in addresses:
         try:
-            root_pem: bytes = trusted_root_pem or await asyncio.to_thread(fetch_root, address, claims)
+            root_pem = trusted_root_pem
+            if root_pem is None:
+                root_pem = await asyncio.to_thread(fetch_root, address, claims)
             check_pin(root_pem, claims, address=address)
             answer = await _call(address, root_pem, claims, request, request_id=request_id)
         except (Unavailable, DeadlineExceeded, Unauthenticated) as error:
@@ -151,13 +153,14 @@ async def _call(
     credentials = grpc.ssl_channel_credentials(root_certificates=root_pem)
     options = channel_options(claims.trust_domain)
     async with grpc.aio.secure_channel(address, credentials, options=options) as channel:
-        stub = control_pb2_grpc.EnrollmentServiceStub(channel)
+        stub = control_pb2_grpc.EnrollmentServiceStub(channel)  # type: ignore[no-untyped-call]
         try:
-            return await stub.Enroll(
+            answer: control_pb2.EnrollResponse = await stub.Enroll(
                 request, timeout=CALL_TIMEOUT_S, metadata=((REQUEST_ID_METADATA, request_id),), wait_for_ready=False
             )
         except grpc.aio.AioRpcError as error:
             raise explain_distrust(error, claims.trust_domain) or error_from_rpc(error) from error
+        return answer
 
 
 def _accept(answer: control_pb2.EnrollResponse, key: PrivateKey, spiffe_id: SpiffeId, root_pem: bytes) -> Enrollment:

@@ -157,6 +157,7 @@ _SIGNATURE_ONLY: Any = {
     "verify_sub": False,
     "verify_jti": False,
 }
+_NOTHING_CHECKED: Any = {**_SIGNATURE_ONLY, "verify_signature": False}
 
 
 def peek(token: str) -> TokenClaims:
@@ -189,7 +190,7 @@ def _read(token: str) -> tuple[dict[str, Any], TokenClaims]:
         token.encode("ascii")
         if len(token) > TOKEN_MAX_BYTES:
             raise ValueError("too long")
-        parts = jwt.api_jwt.decode_complete(token, options={**_SIGNATURE_ONLY, "verify_signature": False})
+        parts = jwt.api_jwt.decode_complete(token, options=_NOTHING_CHECKED)
         return parts["header"], _claims(parts["payload"])
     except Exception as error:
         # JWT, base64, JSON and our own shape checks each have errors of their own; none matters to the caller.
