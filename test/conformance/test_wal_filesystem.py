@@ -84,12 +84,9 @@ def test_an_open_file_keeps_its_content_over_a_rename(filesystem, folder):
 
 @pytest.mark.parametrize("operation", ["read", "unlink", "rename"])
 def test_what_is_not_there(filesystem, folder, operation):
-    missing = folder / "missing"
+    arguments = (folder / "missing", folder / "other") if operation == "rename" else (folder / "missing",)
     with pytest.raises(FileNotFoundError):
-        if operation == "rename":
-            filesystem.rename(missing, folder / "other")
-        else:
-            getattr(filesystem, operation)(missing)
+        getattr(filesystem, operation)(*arguments)
 
 
 def test_make_dir_may_be_repeated(filesystem, folder):
@@ -132,7 +129,7 @@ def test_a_full_disk_refuses_with_enospc_and_recovers(kind, tmp_path):
             filesystem.make_dir(folder)
         file = filesystem.open_append(folder / "x")
         file.append(b"a" * 20_000)
-        with pytest.raises(OSError) as caught:
+        with pytest.raises(OSError, match="No space left") as caught:
             file.append(b"b" * 200_000)
         assert caught.value.errno == errno.ENOSPC
         assert filesystem.free_bytes(folder) == 0
