@@ -1,0 +1,254 @@
+"""A plan of the reconcile loop becomes fact, as far as it still fits.
+
+The plan was made on a snapshot. Every reservation is checked here again, against the state as it is, so that
+two plans that were made at once can never promise the same resources.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from cloudless.coordinator.core import amounts
+from cloudless.coordinator.core.commands import ApplyPlan, PlannedReplica
+from cloudless.coordinator.core.outcome import ApplyResult
+from cloudless.coordinator.core.transition import Transition
+from cloudless.core.labels import is_dns_label
+from cloudless.core.model import (
+    FilterRejection,
+    Node,
+    NodeState,
+    PlacementDecision,
+    Replica,
+    ReplicaPhase,
+    ReplicaStatus,
+    Severity,
+    WorkloadRecord,
+)
+from cloudless.core.spec import ResourceAmounts
+from cloudless.errors import NotFound
+
+
+def apply_plan(t: Transition, command: ApplyPlan) -> ApplyResult:
+    record = t.state.workloads.get((command.namespace, command.workload))
+    if record is None:
+        raise NotFound(f"workload {command.namespace}/{command.workload} does not exist", reason="WorkloadUnknown")
+    before = t.state
+    for replica_id in command.lost:
+        _give_up(t, record, replica_id)
+    _stop(t, record, command)
+    if not record.deleting:
+        for planned in command.replicas:
+            if planned.generation == record.generation:
+                _place(t, record, planned)
+    changed = t.state is not before
+    return t.accepted("updated" if changed else "unchanged", revision=None if changed else record.revision)
+
+
+# -- placements -------------------------------------------------------------------------------------------
+
+
+def _place(t: Transition, record: WorkloadRecord, planned: PlannedReplica) -> None:
+    existing = t.state.replicas.get(planned.replica_id)
+    if existing is None:
+        if not is_dns_label(planned.replica_id):
+            return
+    elif not _is_pending_one_of(existing, record):
+        return
+    fragment = amounts.fragment_of(record.spec)
+    decision = planned.placement
+    if decision.node_id:
+        obstacle = _obstacle(t, record, decision.node_id, fragment)
+        if obstacle is not None:
+            decision = dataclasses.replace(
+                decision,
+                node_id="",
+                candidates=(),
+                rejections=(*decision.rejections, obstacle),
+                summary=f"node {planned.placement.node_id} was taken meanwhile: {obstacle.reason}",
+            )
+    replica = existing or Replica(
+        id=planned.replica_id,
+        workload=record.metadata.name,
+        namespace=record.metadata.namespace,
+        created_at_ms=t.now_ms,
+        attempt=max(0, planned.attempt),
+    )
+    replica = dataclasses.replace(replica, generation=record.generation)
+    if decision.node_id:
+        _assign(t, replica, decision, fragment)
+    elif existing is None or existing.placement.summary != decision.summary:
+        _leave_pending(t, replica, decision)
+
+
+def _is_pending_one_of(replica: Replica, record: WorkloadRecord) -> bool:
+    return (
+        replica.workload == record.metadata.name
+        and replica.namespace == record.metadata.namespace
+        and not replica.node_id
+    )
+
+
+def _obstacle(t: Transition, record: WorkloadRecord, node_id: str, fragment: ResourceAmounts) -> FilterRejection | None:
+    """Why the node cannot take a replica now; None when it can."""
+    node = t.state.nodes.get(node_id)
+    found = _node_obstacle(node)
+    if found is None and node is not None:
+        used = amounts.plus(t.state.reserved.get(node_id, amounts.NOTHING), fragment)
+        over = amounts.exceeded(used, node.device.capacity)
+        if over:
+            found = over[0].partition("_")[0], f"insufficient {', '.join(name.partition('_')[0] for name in over)}"
+        elif wanted := amounts.host_ports_of(record.spec):
+            taken = sorted(wanted & taken_host_ports(t, node_id))
+            if taken:
+                found = "host_ports", f"host port {taken[0][0]}/{taken[0][1]} is taken"
+    return None if found is None else FilterRejection(found[0], found[1], (node_id,), 1)
+
+
+def _node_obstacle(node: Node | None) -> tuple[str, str] | None:
+    if node is None:
+        return "ready", "the node was removed"
+    if node.state is not NodeState.READY:
+        return "ready", f"node is {node.state}"
+    if node.draining:
+        return "cordoned", "draining"
+    if node.cordoned:
+        return "cordoned", "cordoned"
+    return None
+
+
+def taken_host_ports(t: Transition, node_id: str) -> set[tuple[int, str]]:
+    taken: set[tuple[int, str]] = set()
+    for replica in t.state.replicas_on(node_id):
+        spec = t.state.spec_of(replica)
+        if spec is not None and replica.status.phase is not ReplicaPhase.LOST:
+            taken |= amounts.host_ports_of(spec)
+    return taken
+
+
+def _assign(t: Transition, replica: Replica, decision: PlacementDecision, fragment: ResourceAmounts) -> None:
+    t.put_replica(
+        dataclasses.replace(
+            replica,
+            node_id=decision.node_id,
+            status=ReplicaStatus(phase=ReplicaPhase.ASSIGNED, since_ms=t.now_ms),
+            phase_since_ms=t.now_ms,
+            placement=decision,
+            fragment=fragment,
+            assigned_at_ms=t.now_ms,
+        )
+    )
+    t.emit(
+        "scheduling.decision",
+        f"replica/{replica.id}",
+        decision.summary or f"placed on {decision.node_id}",
+        namespace=replica.namespace,
+        metadata={"node": decision.node_id, "workload": replica.workload},
+    )
+
+
+def _leave_pending(t: Transition, replica: Replica, decision: PlacementDecision) -> None:
+    t.put_replica(
+        dataclasses.replace(
+            replica,
+            status=ReplicaStatus(
+                phase=ReplicaPhase.PENDING,
+                reason="Unplaceable",
+                message=decision.summary,
+                since_ms=replica.status.since_ms or t.now_ms,
+            ),
+            phase_since_ms=replica.phase_since_ms or t.now_ms,
+            placement=decision,
+        )
+    )
+    t.emit(
+        "scheduling.placement_failed",
+        f"replica/{replica.id}",
+        decision.summary or "no node fits",
+        namespace=replica.namespace,
+        severity=Severity.WARNING,
+        metadata={"workload": replica.workload},
+    )
+
+
+# -- stops ------------------------------------------------------------------------------------------------
+
+
+def _stop(t: Transition, record: WorkloadRecord, command: ApplyPlan) -> None:
+    namespace, name = record.metadata.namespace, record.metadata.name
+    stale = command.stops and _lost_availability_since(t, record, command.planned_at_index)
+    for planned in command.stops:
+        replica = t.state.replicas.get(planned.replica_id)
+        if replica is None or (replica.namespace, replica.workload) != (namespace, name) or replica.stopping:
+            continue
+        if not replica.node_id:
+            t.remove_replica(replica)
+            continue
+        if stale and replica.status.phase is ReplicaPhase.READY:
+            continue  # planned on an availability that is no more; the next plan decides again
+        t.put_replica(dataclasses.replace(replica, stopping=True, stop_reason=planned.reason))
+        t.emit(
+            "scheduling.reschedule",
+            f"replica/{replica.id}",
+            f"stops on {replica.node_id}: {planned.reason}",
+            namespace=namespace,
+            metadata={"node": replica.node_id, "reason": planned.reason},
+        )
+
+
+def _lost_availability_since(t: Transition, record: WorkloadRecord, index: int) -> bool:
+    """Whether a replica of the workload may have ceased to be available after the log index of a plan."""
+    if index <= 0:
+        return False
+    for replica in t.state.replicas_of(record.metadata.namespace, record.metadata.name):
+        if not replica.node_id or replica.stopping:
+            continue
+        node = t.state.nodes.get(replica.node_id)
+        ready = replica.status.phase is ReplicaPhase.READY
+        if index < replica.revision < t.index and not ready:
+            return True
+        if ready and node is not None and node.state is not NodeState.READY and node.revision > index:
+            return True
+    return False
+
+
+# -- giving up --------------------------------------------------------------------------------------------
+
+
+def _give_up(t: Transition, record: WorkloadRecord, replica_id: str) -> None:
+    """Frees what a replica on an unreachable node held. It is remembered, so that the node, if it returns, is
+    told to stop it; with a deleted workload nothing is left to remember, and the node stops what it is not
+    assigned."""
+    replica = t.state.replicas.get(replica_id)
+    if (
+        replica is None
+        or (replica.namespace, replica.workload) != (record.metadata.namespace, record.metadata.name)
+        or not replica.node_id
+        or (replica.status.phase is ReplicaPhase.LOST and not record.deleting)
+    ):
+        return
+    node = t.state.nodes.get(replica.node_id)
+    if node is not None and node.state in (NodeState.READY, NodeState.ENROLLING):
+        return
+    t.emit(
+        "replica.lost",
+        f"replica/{replica.id}",
+        f"given up: node {replica.node_id} is gone",
+        namespace=replica.namespace,
+        severity=Severity.WARNING,
+        metadata={"node": replica.node_id},
+    )
+    if record.deleting:
+        t.remove_replica(replica)
+        return
+    t.put_replica(
+        dataclasses.replace(
+            replica,
+            stopping=True,
+            stop_reason=replica.stop_reason or "NodeLost",
+            fragment=amounts.NOTHING,
+            status=dataclasses.replace(
+                replica.status, phase=ReplicaPhase.LOST, reason="NodeLost", message=f"node {replica.node_id} is gone"
+            ),
+            phase_since_ms=t.now_ms,
+        )
+    )

@@ -1,0 +1,256 @@
+"""The replicated state: persistent maps with the indexes that decisions need.
+
+A `State` never changes: each `with_*` returns the next one, sharing all that is equal, so that a snapshot is
+simply a reference. Maps iterate in no stable order; whatever affects a decision iterates over sorted ids.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, TypeAlias, TypeVar
+
+from immutables import Map
+
+from cloudless.coordinator.core import amounts
+from cloudless.coordinator.core.bounded import BoundedLog
+from cloudless.coordinator.core.outcome import RememberedResult
+from cloudless.core.model import (
+    Event,
+    JoinToken,
+    Node,
+    Replica,
+    ReplicaPhase,
+    User,
+    WorkloadRecord,
+)
+from cloudless.core.spec import ResourceAmounts, WorkloadSpec, WorkloadType
+
+EVENTS_MAX: Final = 10_000
+RESULTS_MAX: Final = 50_000
+
+WorkloadKey: TypeAlias = tuple[str, str]  # (namespace, name)
+Ids: TypeAlias = Map[str, bool]  # a set: the values are all True
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything that the log has decided so far.
+
+    Desired and observed state of nodes, workloads and replicas, tokens, users, the newest events and the newest
+    answers by request id. The fields after `results` are indexes: they follow from the others and are rebuilt
+    when a snapshot is read.
+    """
+
+    trust_domain: str
+    nodes: Map[str, Node]
+    workloads: Map[WorkloadKey, WorkloadRecord]
+    replicas: Map[str, Replica]
+    tokens: Map[str, JoinToken]
+    users: Map[str, User]
+    events: BoundedLog[Event]
+    request_ids: BoundedLog[str]  # in the order in which they leave `results`
+    results: Map[str, RememberedResult]
+    # -- indexes ------------------------------------------------------------------------------------------
+    replicas_by_node: Map[str, Ids]  # no entry: none
+    replicas_by_workload: Map[WorkloadKey, Ids]
+    pending: Map[WorkloadKey, int]  # how many of its replicas are placed nowhere; no entry: none
+    system_workloads: Map[WorkloadKey, bool]  # those of type system
+    reserved: Map[str, ResourceAmounts]  # per node, the sum of the fragments of its replicas
+
+    @classmethod
+    def empty(cls, trust_domain: str) -> State:
+        return cls(
+            trust_domain=trust_domain,
+            nodes=Map(),
+            workloads=Map(),
+            replicas=Map(),
+            tokens=Map(),
+            users=Map(),
+            events=BoundedLog(EVENTS_MAX),
+            request_ids=BoundedLog(RESULTS_MAX),
+            results=Map(),
+            replicas_by_node=Map(),
+            replicas_by_workload=Map(),
+            pending=Map(),
+            system_workloads=Map(),
+            reserved=Map(),
+        )
+
+    # -- reading ------------------------------------------------------------------------------------------
+
+    def replicas_on(self, node_id: str) -> list[Replica]:
+        """The replicas of a node, stopping and lost ones too, by id."""
+        return [self.replicas[i] for i in sorted(self.replicas_by_node.get(node_id, ()))]
+
+    def replicas_of(self, namespace: str, name: str) -> list[Replica]:
+        """The replicas of a workload, by id."""
+        return [self.replicas[i] for i in sorted(self.replicas_by_workload.get((namespace, name), ()))]
+
+    def spec_of(self, replica: Replica) -> WorkloadSpec | None:
+        """The spec that a replica runs: that of its generation. None when its workload is gone."""
+        record = self.workloads.get((replica.namespace, replica.workload))
+        return None if record is None else spec_of_generation(record, replica.generation)
+
+    # -- the next state -----------------------------------------------------------------------------------
+
+    def with_node(self, node: Node) -> State:
+        return dataclasses.replace(self, nodes=self.nodes.set(node.id, node))
+
+    def without_node(self, node_id: str) -> State:
+        """Drops a node that has no replicas any more."""
+        return dataclasses.replace(self, nodes=self.nodes.delete(node_id))
+
+    def with_workload(self, record: WorkloadRecord) -> State:
+        key = (record.metadata.namespace, record.metadata.name)
+        system = self.system_workloads
+        if record.spec.type is WorkloadType.SYSTEM:
+            system = system if key in system else system.set(key, True)
+        elif key in system:
+            system = system.delete(key)
+        return dataclasses.replace(self, workloads=self.workloads.set(key, record), system_workloads=system)
+
+    def without_workload(self, namespace: str, name: str) -> State:
+        """Drops a workload that has no replicas any more."""
+        key = (namespace, name)
+        system = self.system_workloads.delete(key) if key in self.system_workloads else self.system_workloads
+        return dataclasses.replace(self, workloads=self.workloads.delete(key), system_workloads=system)
+
+    def with_replica(self, replica: Replica) -> State:
+        before = self.replicas.get(replica.id)
+        replicas = self.replicas.set(replica.id, replica)
+        if before is not None and _indexed(before) == _indexed(replica):
+            return dataclasses.replace(self, replicas=replicas)
+        cleared = self if before is None else self._unindexed(before)
+        return dataclasses.replace(cleared._with_index(replica), replicas=replicas)
+
+    def without_replica(self, replica_id: str) -> State:
+        before = self.replicas[replica_id]
+        return dataclasses.replace(self._unindexed(before), replicas=self.replicas.delete(replica_id))
+
+    def with_token(self, token: JoinToken) -> State:
+        return dataclasses.replace(self, tokens=self.tokens.set(token.id, token))
+
+    def without_token(self, token_id: str) -> State:
+        return dataclasses.replace(self, tokens=self.tokens.delete(token_id))
+
+    def with_user(self, user: User) -> State:
+        return dataclasses.replace(self, users=self.users.set(user.name, user))
+
+    def with_events(self, events: Iterable[Event]) -> State:
+        log, _ = self.events.extended(events)
+        return dataclasses.replace(self, events=log)
+
+    def with_result(self, remembered: RememberedResult) -> State:
+        """Remembers the answer to a request id that is not remembered yet; the oldest one may leave."""
+        order, gone = self.request_ids.extended((remembered.request_id,))
+        results = self.results.set(remembered.request_id, remembered)
+        for request_id in gone:
+            results = results.delete(request_id)
+        return dataclasses.replace(self, request_ids=order, results=results)
+
+    # -- indexes ------------------------------------------------------------------------------------------
+
+    def _with_index(self, replica: Replica) -> State:
+        key = (replica.namespace, replica.workload)
+        by_workload = _add(self.replicas_by_workload, key, replica.id)
+        if not replica.node_id:
+            pending = self.pending.set(key, self.pending.get(key, 0) + 1)
+            return dataclasses.replace(self, replicas_by_workload=by_workload, pending=pending)
+        used = amounts.plus(self.reserved.get(replica.node_id, amounts.NOTHING), replica.fragment)
+        return dataclasses.replace(
+            self,
+            replicas_by_workload=by_workload,
+            replicas_by_node=_add(self.replicas_by_node, replica.node_id, replica.id),
+            reserved=self.reserved.set(replica.node_id, used),
+        )
+
+    def _unindexed(self, replica: Replica) -> State:
+        key = (replica.namespace, replica.workload)
+        by_workload = _discard(self.replicas_by_workload, key, replica.id)
+        if not replica.node_id:
+            left = self.pending[key] - 1
+            pending = self.pending.set(key, left) if left else self.pending.delete(key)
+            return dataclasses.replace(self, replicas_by_workload=by_workload, pending=pending)
+        by_node = _discard(self.replicas_by_node, replica.node_id, replica.id)
+        others = by_node.get(replica.node_id)
+        if others is None:
+            reserved = self.reserved.delete(replica.node_id)
+        else:
+            left_over = amounts.minus(self.reserved[replica.node_id], replica.fragment)
+            if left_over is None:
+                left_over = amounts.total(self.replicas[i].fragment for i in others)
+            reserved = self.reserved.set(replica.node_id, left_over)
+        return dataclasses.replace(self, replicas_by_workload=by_workload, replicas_by_node=by_node, reserved=reserved)
+
+    # -- invariants ---------------------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Raises AssertionError, with the story, when the state contradicts itself. For tests and diagnosis."""
+        rebuilt = State.empty(self.trust_domain)
+        for record in self.workloads.values():
+            rebuilt = rebuilt.with_workload(record)
+        for replica in self.replicas.values():
+            self._validate_replica(replica)
+            rebuilt = rebuilt.with_replica(replica)
+        for index in ("replicas_by_node", "replicas_by_workload", "pending", "system_workloads", "reserved"):
+            here, there = getattr(self, index), getattr(rebuilt, index)
+            assert here == there, f"index {index} is {dict(here)}, and should be {dict(there)}"
+        for node in self.nodes.values():
+            held = [r for r in self.replicas_on(node.id) if not r.stopping]
+            over = amounts.exceeded(amounts.total(r.fragment for r in held), node.device.capacity)
+            assert not over, f"node {node.id} is over-committed in {over}: {[(r.id, r.fragment) for r in held]}"
+        for key, record in self.workloads.items():
+            assert key == (record.metadata.namespace, record.metadata.name), f"{key} holds {record.metadata}"
+            generations = [revision.generation for revision in record.history]
+            assert generations == sorted(set(generations)), f"history of {key} is not in order: {generations}"
+            assert generations[-1:] == [record.generation], f"{key}: {record.generation} {generations}"
+            assert record.history[-1].spec == record.spec, f"newest history of {key} is not its spec"
+            assert not record.deleting or key in self.replicas_by_workload, f"{key} is deleted and has no replicas"
+        order = list(self.request_ids)
+        assert len(order) == len(set(order)), "a request id is remembered twice"
+        assert set(order) == set(self.results), "remembered results and their order differ"
+        assert len(self.events) <= EVENTS_MAX, f"{len(self.events)} events"
+        assert len(order) <= RESULTS_MAX, f"{len(order)} results"
+
+    def _validate_replica(self, replica: Replica) -> None:
+        story = f"{replica}"
+        record = self.workloads.get((replica.namespace, replica.workload))
+        assert record is not None, f"no workload: {story}"
+        assert spec_of_generation(record, replica.generation) is not None, f"generation is not kept: {story}"
+        assert not record.deleting or replica.stopping, f"workload is deleting, replica is not stopping: {story}"
+        if replica.node_id:
+            assert replica.node_id in self.nodes, f"no such node: {story}"
+            assert replica.status.phase is not ReplicaPhase.PENDING, f"placed, yet pending: {story}"
+        else:
+            assert replica.status.phase is ReplicaPhase.PENDING, f"placed nowhere, yet not pending: {story}"
+            assert not replica.stopping, f"placed nowhere and stopping: {story}"
+            assert replica.fragment == amounts.NOTHING, f"placed nowhere, yet reserves: {story}"
+        if replica.status.phase is ReplicaPhase.LOST:
+            assert replica.stopping, f"lost and not stopping: {story}"
+            assert replica.fragment == amounts.NOTHING, f"lost and still reserving: {story}"
+
+
+def spec_of_generation(record: WorkloadRecord, generation: int) -> WorkloadSpec | None:
+    """The spec of a generation of a workload; None when it is no longer kept."""
+    if generation == record.generation:
+        return record.spec
+    return next((revision.spec for revision in record.history if revision.generation == generation), None)
+
+
+def _indexed(replica: Replica) -> tuple[str, str, str, ResourceAmounts]:
+    return replica.namespace, replica.workload, replica.node_id, replica.fragment
+
+
+def _add(index: Map[K, Ids], key: K, member: str) -> Map[K, Ids]:
+    members: Ids = index.get(key) or Map()
+    return index.set(key, members.set(member, True))
+
+
+def _discard(index: Map[K, Ids], key: K, member: str) -> Map[K, Ids]:
+    members = index[key].delete(member)
+    return index.set(key, members) if members else index.delete(key)
