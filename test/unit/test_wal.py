@@ -1,5 +1,6 @@
 """The log and the snapshots, example by example. Crashes at random moments: test/property/test_wal_crash.py."""
 
+import contextlib
 import errno
 import itertools
 from pathlib import Path
@@ -12,7 +13,7 @@ from cloudless.coordinator.wal.record import HardState, Kind, LogEntry
 from cloudless.coordinator.wal.snapshots import Snapshots, StoredSnapshot
 from cloudless.coordinator.wal.snapshots import file_name as snapshot_name
 from cloudless.errors import Compacted, Corrupt, DiskFull, Unavailable
-from cloudless.testing.disk import SimDisk
+from cloudless.testing.disk import PowerCut, SimDisk
 
 DIR = Path("/data/wal")
 
@@ -157,10 +158,8 @@ def test_a_crash_inside_reset_leaves_the_old_log_or_the_new_one():
         for i in range(1, 9):
             log.append(entries(i, i))
         disk.cut_power_at = disk.operations + operation
-        try:
+        with contextlib.suppress(PowerCut):
             log.reset(1000, 4)
-        except BaseException as error:
-            assert type(error).__name__ == "PowerCut"
         disk.power_cut()
         again = open_log(disk, segment_bytes=200)
         assert (again.last_index, again.last_term) in ((8, 1), (1000, 4))
@@ -238,7 +237,7 @@ def test_damage_in_an_older_segment_refuses_even_at_its_end(disk):
         log.append(entries(i, i))
     disk.flip_bit(tail_file(), offset=len(disk.read(tail_file())) - 1)
     disk.restart()
-    with pytest.raises(Corrupt, match="0001.wal at offset"):
+    with pytest.raises(Corrupt, match=r"0001\.wal at offset"):
         open_log(disk, segment_bytes=200)
 
 
@@ -391,10 +390,8 @@ def test_a_crash_inside_save_leaves_an_older_snapshot_whole():
         for index in (10, 20):
             snapshots.save(StoredSnapshot(index, 1, b"state" * 500))
         disk.cut_power_at = disk.operations + operation
-        try:
+        with contextlib.suppress(PowerCut):
             snapshots.save(StoredSnapshot(30, 1, b"state" * 500))
-        except BaseException as error:
-            assert type(error).__name__ == "PowerCut"
         disk.power_cut()
         assert next(Snapshots(disk, Path("/data/snapshots")).good()).index in (20, 30)
 
