@@ -7,6 +7,7 @@ in `processes.json`, so that another process (`make demo-down`) can end it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cloudless.dev.processes import ProcessId, end
 from cloudless.errors import CloudlessError, DeadlineExceeded, FailedPrecondition
 
 _POLL_S = 0.02
@@ -33,16 +35,6 @@ class AgentPlan:
     zone: str = ""
     runtimes: tuple[str, ...] = ("containerd", "process")
     settings: dict[str, str] = field(default_factory=dict)  # more flags: "owner-memory": "1Gi"
-
-
-def process_start_ticks(pid: int) -> int:
-    """Start time of a process in clock ticks since boot, which together with the pid names it for good; 0: gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return 0
-    fields = text[text.rindex(")") + 2 :].split()
-    return 0 if fields[0] in ("Z", "X") else int(fields[19])
 
 
 class LocalFabric:
@@ -75,18 +67,18 @@ class LocalFabric:
 
     # processes
 
-    def started(self) -> dict[str, dict[str, int]]:
-        """What was started and is not yet stopped: name to pid and start ticks."""
+    def started(self) -> dict[str, ProcessId]:
+        """What was started and is not yet stopped, by name; it may have ended by itself."""
         if not self._processes.exists():
             return {}
-        return dict(json.loads(self._processes.read_text()))
+        return {name: ProcessId(**known) for name, known in json.loads(self._processes.read_text()).items()}
 
     def alive(self, name: str) -> bool:
-        known = self.started().get(name)
-        return known is not None and process_start_ticks(known["pid"]) == known["ticks"]
+        process = self.started().get(name)
+        return process is not None and process.alive()
 
     def pid(self, name: str) -> int:
-        return self.started()[name]["pid"]
+        return self.started()[name].pid
 
     def log_file(self, name: str) -> Path:
         return self._logs / f"{name}.log"
@@ -106,19 +98,18 @@ class LocalFabric:
                 env={**os.environ, **(environment or {})},
             )
         self._children[name] = child
-        self._remember({**self.started(), name: {"pid": child.pid, "ticks": process_start_ticks(child.pid)}})
+        process = ProcessId.of(child.pid) or ProcessId(child.pid, 0)
+        self._remember({**self.started(), name: process})
         return child.pid
 
     def stop(self, name: str, *, number: int = signal.SIGTERM, timeout_s: float = 20.0) -> None:
-        """Ends a process by the id that was started, and waits until it is gone. Killed after `timeout_s`."""
-        known = self.started().get(name)
-        if known is not None and self.alive(name):
-            os.kill(known["pid"], number)
-            try:
-                self._wait_gone(name, timeout_s)
-            except DeadlineExceeded:
-                os.kill(known["pid"], signal.SIGKILL)
-                self._wait_gone(name, 5.0)
+        """Ends a process by the id that was started, and waits until it is gone; killed after `timeout_s`.
+
+        Raises DeadlineExceeded when even that does not end it.
+        """
+        process = self.started().get(name)
+        if process is not None and not end(process, grace_ms=int(timeout_s * 1000), signals=(number, signal.SIGKILL)):
+            raise DeadlineExceeded(f"{name} (process {process.pid}) does not end")
         if name in self._children:
             self._children.pop(name).wait()
         self._remember({k: v for k, v in self.started().items() if k != name})
@@ -127,17 +118,10 @@ class LocalFabric:
         """kill -9, as a power cut of this one process."""
         self.stop(name, number=signal.SIGKILL)
 
-    def _wait_gone(self, name: str, timeout_s: float) -> None:
-        def gone() -> bool:
-            child = self._children.get(name)
-            return (child is not None and child.poll() is not None) or not self.alive(name)
-
-        self.wait_for(gone, what=f"{name} to end", timeout_s=timeout_s)
-
-    def _remember(self, processes: dict[str, dict[str, int]]) -> None:
+    def _remember(self, processes: dict[str, ProcessId]) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         temporary = self._processes.with_suffix(".tmp")
-        temporary.write_text(json.dumps(processes))
+        temporary.write_text(json.dumps({name: dataclasses.asdict(p) for name, p in processes.items()}))
         temporary.replace(self._processes)
 
     # members
