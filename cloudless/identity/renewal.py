@@ -33,7 +33,8 @@ class Renewer:
     gives numbers in [0, 1), so that nodes that enrolled together do not renew together.
 
     The wall clock may be wrong on a device without a battery clock, so a certificate obtained here is also renewed
-    two thirds of its life after it came, by the monotonic clock; and never more often than once in a tenth of its
+    two thirds of its life after it came, by the monotonic clock, and one that the wall clock says is of the future
+    at once; but never more often than once in a tenth of its
     life. The key stays: it is the member's identity, and an answer that was lost must leave the old certificate
     usable.
     """
@@ -62,9 +63,11 @@ class Renewer:
         life_ms = self.credentials.expires_at_ms - self.credentials.not_before_ms
         # Up to a twentieth of the life early.
         early_ms = int(life_ms * 0.05 * self._spread)
-        wall_ms = self.credentials.renew_at_ms - early_ms - self._clock.now_ms()
+        now_ms = self._clock.now_ms()
+        wall_ms = self.credentials.renew_at_ms - early_ms - now_ms
         if self._obtained_at_ms is None:
-            return max(0, wall_ms)
+            # Before the certificate's begin the clock is wrong, and the age is not known.
+            return 0 if now_ms < self.credentials.not_before_ms else max(0, wall_ms)
         age_ms = self._clock.monotonic_ms() - self._obtained_at_ms
         own_ms = life_ms * 2 // 3 - early_ms - age_ms
         return max(0, life_ms // 10 - age_ms, min(wall_ms, own_ms))
