@@ -1,0 +1,78 @@
+"""Where a node is, in the words of a spec, and how many replicas share a place."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from typing import Final
+
+from cloudless.coordinator.core.state import State
+from cloudless.core.model import Node, Replica, ReplicaPhase
+
+_NODE_KEYS: Final = ("node", "hostname")
+
+
+def built_in(node: Node, key: str) -> str | None:
+    """The value of a key that every node has without a label; None for other keys."""
+    match key:
+        case "node" | "hostname":
+            return node.id
+        case "zone":
+            return node.zone
+        case "region":
+            return node.region
+        case "arch":
+            return node.device.arch
+        case "os":
+            return node.device.os
+        case "class":
+            return node.device.device_class or ""
+    if key.startswith("feature/"):
+        name = key.removeprefix("feature/")
+        return "true" if any(f.name == name and f.available for f in node.device.features) else "false"
+    return None
+
+
+def value_of(node: Node, key: str) -> str | None:
+    """What a node selector compares: a label wins over a built-in key; None when the node has neither."""
+    label = node.labels.get(key)
+    return built_in(node, key) if label is None else label
+
+
+def domain_of(node: Node, topology_key: str) -> str:
+    """The place of a node along a topology key. Nodes without a value share one place: they may be together."""
+    if topology_key in _NODE_KEYS:
+        return node.id
+    if topology_key == "zone":
+        return f"{node.region}/{node.zone}"  # zones of two regions may have the same name
+    return value_of(node, topology_key) or ""
+
+
+def replicas_by_domain(
+    state: State,
+    *,
+    namespace: str,
+    workload: str,
+    topology_key: str,
+    generation: int | None,
+    ignoring: Collection[str],
+) -> Counter[str]:
+    """How many replicas of a workload each place holds.
+
+    With a generation, only its replicas count that are to stay: a rollout spreads the new replicas among
+    themselves and is not held up by the old ones. Without one, everything counts that is still there.
+    """
+    counts: Counter[str] = Counter()
+    for replica_id in state.replicas_by_workload.get((namespace, workload), ()):
+        replica = state.replicas[replica_id]
+        node = state.nodes.get(replica.node_id)
+        if node is None or replica_id in ignoring or not _counts(replica, generation):
+            continue
+        counts[domain_of(node, topology_key)] += 1
+    return counts
+
+
+def _counts(replica: Replica, generation: int | None) -> bool:
+    if replica.status.phase is ReplicaPhase.LOST:
+        return False
+    return generation is None or (replica.generation == generation and not replica.stopping)
