@@ -1,0 +1,83 @@
+"""One call on its way through the pipeline."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from cloudless.core.model import Role, RoleBinding
+from cloudless.errors import Internal
+
+# The order of the roles: each may do what those before it may.
+RANK: Mapping[Role, int] = {Role.VIEWER: 1, Role.OPERATOR: 2, Role.ADMIN: 3}
+EVERYWHERE = "*"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls, as the peer's certificate says. `bindings` are a person's, from the replicated state at the
+    moment of the call; nodes and coordinators have none."""
+
+    kind: str  # node, user, coordinator
+    name: str
+    spiffe_id: str
+    certificate_expires_at_ms: int
+    bindings: tuple[RoleBinding, ...] = ()
+
+    @property
+    def actor(self) -> str:
+        """As log entries and events name it: `user/alice`."""
+        return f"{self.kind}/{self.name}"
+
+    def may(self, role: Role, namespace: str) -> bool:
+        """Whether a binding grants `role` or more in `namespace` (`*`: cluster-wide)."""
+        return any(
+            binding.role is not None
+            and RANK[binding.role] >= RANK[role]
+            and binding.namespace in (EVERYWHERE, namespace)
+            for binding in self.bindings
+        )
+
+    def may_anywhere(self, role: Role) -> bool:
+        return any(b.role is not None and RANK[b.role] >= RANK[role] for b in self.bindings)
+
+
+@dataclasses.dataclass(slots=True)
+class Call:
+    """What the pipeline knows of a call. `principal` is None until authentication has run, and stays None on
+    the enrolment listener."""
+
+    method: str  # /package.Service/Method
+    context: Any  # grpc.aio.ServicerContext
+    request_streaming: bool
+    response_streaming: bool
+    metadata: Mapping[str, Any]
+    request_id: str = ""
+    principal: Principal | None = None
+    code: str = "OK"
+
+    @property
+    def streaming(self) -> bool:
+        return self.request_streaming or self.response_streaming
+
+    @property
+    def caller(self) -> Principal:
+        """The authenticated caller. Raises Internal where the pipeline ran without authentication."""
+        if self.principal is None:
+            raise Internal(f"{self.method} ran without an authenticated caller")
+        return self.principal
+
+
+_current: ContextVar[Call] = ContextVar("cloudless_call")
+
+
+def current() -> Call:
+    """The call that this task serves."""
+    return _current.get()
+
+
+def enter(call: Call) -> None:
+    """Makes `call` the current one; a gRPC call runs in a task of its own, so nothing has to be undone."""
+    _current.set(call)

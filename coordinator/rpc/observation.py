@@ -1,0 +1,87 @@
+"""The outermost interceptor: request id, log context, span and metrics of each call."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import Any
+
+import structlog
+from opentelemetry import propagate, trace
+from prometheus_client import Counter, Histogram
+
+from cloudless.coordinator.rpc.call import Call
+from cloudless.coordinator.rpc.pipeline import Proceed
+from cloudless.identity.channel import REQUEST_ID_METADATA
+
+REQUEST_ID_LENGTH_MAX = 128
+
+REQUESTS = Counter("cloudless_grpc_requests_total", "gRPC calls that ended.", ["method", "code"])
+DURATION = Histogram(
+    "cloudless_grpc_request_duration_seconds",
+    "Time from the first byte of a unary gRPC call to its answer.",
+    ["method"],
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+
+log = structlog.get_logger(__name__)
+tracer = trace.get_tracer("cloudless.rpc")
+
+# What the operator should hear of; the rest is the caller's business and logged at debug.
+_SERVER_FAULTS = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS", "UNAVAILABLE"})
+_REFUSALS = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED"})
+
+
+def valid_request_id(text: str) -> bool:
+    """1 to 128 printable ASCII characters without spaces."""
+    return 0 < len(text) <= REQUEST_ID_LENGTH_MAX and text.isascii() and text.isprintable() and " " not in text
+
+
+class Observation:
+    """Gives the call an id (the caller's where it is well-formed, so that even a refusal of a bad one can be
+    found in the log), and says how it ended."""
+
+    def __init__(self) -> None:
+        self._requests: dict[tuple[str, str], Any] = {}
+        self._durations: dict[str, Any] = {}
+
+    async def __call__(self, call: Call, request: Any, proceed: Proceed) -> Any:
+        started = time.perf_counter()
+        given = call.metadata.get(REQUEST_ID_METADATA)
+        call.request_id = given if isinstance(given, str) and valid_request_id(given) else secrets.token_hex(12)
+        parent = propagate.extract(call.metadata) if "traceparent" in call.metadata else None
+        structlog.contextvars.bind_contextvars(request_id=call.request_id, method=call.method)
+        with tracer.start_as_current_span(
+            call.method.lstrip("/"), context=parent, kind=trace.SpanKind.SERVER, record_exception=False
+        ) as span:
+            try:
+                return await proceed(call, request)
+            except asyncio.CancelledError:
+                call.code = "CANCELLED"
+                raise
+            except BaseException:
+                if call.code == "OK":
+                    call.code = "UNKNOWN"
+                raise
+            finally:
+                span.set_attribute("rpc.grpc.status", call.code)
+                self._finish(call, time.perf_counter() - started)
+
+    def _finish(self, call: Call, seconds: float) -> None:
+        counter = self._requests.get((call.method, call.code))
+        if counter is None:
+            counter = self._requests[call.method, call.code] = REQUESTS.labels(call.method, call.code)
+        counter.inc()
+        if not call.streaming:
+            histogram = self._durations.get(call.method)
+            if histogram is None:
+                histogram = self._durations[call.method] = DURATION.labels(call.method)
+            histogram.observe(seconds)
+        caller = call.principal.actor if call.principal else ""
+        if call.code in _SERVER_FAULTS:
+            log.warning("rpc.failed", code=call.code, caller=caller, duration_ms=round(seconds * 1000, 1))
+        elif call.code in _REFUSALS:
+            log.info("rpc.refused", code=call.code, caller=caller)
+        else:
+            log.debug("rpc.finished", code=call.code, caller=caller, duration_ms=round(seconds * 1000, 1))

@@ -1,0 +1,1 @@
+"""The gRPC services: each handler validates, converts and proposes or reads; the decisions are in `core`."""

@@ -1,0 +1,75 @@
+"""What the services stand on, and the two or three steps that all of them take."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cloudless.coordinator.sessions import SessionHub
+
+from cloudless.clock import Clock
+from cloudless.config import CoordinatorConfig
+from cloudless.coordinator.core.state import State
+from cloudless.coordinator.rpc.call import current
+from cloudless.coordinator.store import Store
+from cloudless.core.validation import Violation
+from cloudless.errors import InvalidArgument
+from cloudless.identity.ca import CertificateAuthority
+from cloudless.identity.tokens import TokenSigner
+
+
+@dataclass(frozen=True)
+class Backend:
+    """`api_addresses` and `enroll_addresses` are what agents, people and tokens are given (host:port); filled in
+    once the listeners have their ports."""
+
+    config: CoordinatorConfig
+    store: Store[State]
+    hub: SessionHub
+    authority: CertificateAuthority
+    signer: TokenSigner
+    clock: Clock
+    api_addresses: list[str]
+    enroll_addresses: list[str]
+
+    @property
+    def trust_domain(self) -> str:
+        return self.authority.trust_domain
+
+    @property
+    def state(self) -> State:
+        return self.store.snapshot.state
+
+    async def write(self, command: Any, *, suffix: str = "") -> Any:
+        """Proposes for the present caller under the call's request id. Returns once it is durable and applied; a
+        refused command raises its error."""
+        call = current()
+        return await self.store.propose(command, actor=call.caller.actor, request_id=call.request_id + suffix)
+
+
+def derived_id(prefix: str, *, length: int = 10) -> str:
+    """An id for what the present call creates: the same when the call is repeated under its request id."""
+    call = current()
+    digest = hashlib.sha256(f"{prefix}\0{call.caller.actor}\0{call.request_id}".encode()).hexdigest()
+    return f"{prefix}-{digest[:length]}"
+
+
+def refuse_violations(violations: Sequence[Violation] | Iterable[Violation]) -> None:
+    """Raises one InvalidArgument (reason InvalidSpec) that lists all violations."""
+    found = tuple(violations)
+    if not found:
+        return
+    if len(found) == 1:
+        only = found[0]
+        raise InvalidArgument(f"{only.path}: {only.message}", reason="InvalidSpec", remedy=only.remedy)
+    lines = "".join(f"\n- {violation}" for violation in found)
+    raise InvalidArgument(f"{len(found)} problems:{lines}", reason="InvalidSpec")
+
+
+def required(value: str, field: str) -> str:
+    """`value`, or InvalidArgument (reason FieldRequired) when it is empty."""
+    if not value:
+        raise InvalidArgument(f"{field} is required", reason="FieldRequired")
+    return value

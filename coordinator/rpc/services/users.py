@@ -1,0 +1,104 @@
+"""UserService: people, their role bindings and their certificates."""
+
+# ruff: noqa: N802 (gRPC names the handlers)
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import structlog
+from prometheus_client import Counter
+
+from cloudless.api.v1 import control_pb2, control_pb2_grpc, types_pb2
+from cloudless.api.v1.convert import from_proto, to_proto
+from cloudless.coordinator.core.commands import PutUser, RevokeUser
+from cloudless.coordinator.rpc.call import EVERYWHERE, current
+from cloudless.coordinator.rpc.services.backend import Backend, refuse_violations, required
+from cloudless.core.labels import is_dns_label
+from cloudless.core.model import RoleBinding, User
+from cloudless.core.validation import Violation, validate_name
+from cloudless.identity.ca import IssuedCertificate
+from cloudless.identity.spiffe import USER, SpiffeId
+
+TTL_MS_MIN: Final = 1_000
+TTL_MS_MAX: Final = 366 * 24 * 3_600_000
+BINDINGS_MAX: Final = 100
+
+ISSUED = Counter("cloudless_certificates_issued_total", "Certificates signed.", ["kind"])
+
+log = structlog.get_logger(__name__)
+
+
+class Users(control_pb2_grpc.UserServiceServicer):
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def PutUser(self, request: Any, context: Any) -> Any:
+        backend = self._backend
+        refuse_violations(_violations(request))
+        bindings = tuple(from_proto(binding, RoleBinding) for binding in request.bindings)
+        user = User(name=request.name, bindings=bindings, created_at_ms=backend.clock.now_ms())
+        issued = None
+        if request.csr_der:
+            # Signed before it is proposed, so that a bad request changes nothing; given out only afterwards.
+            issued = self._sign(request.csr_der, request.name, request.ttl_ms)
+        await backend.write(PutUser(user=user))
+        response = control_pb2.PutUserResponse(
+            user=to_proto(backend.state.users.get(request.name, user), types_pb2.User),
+            trust_bundle_pem=backend.authority.trust_bundle_pem.decode(),
+        )
+        if issued is not None:
+            _log_issued(issued, request.name)
+            response.certificate_chain_pem = issued.chain_pem.decode()
+            response.expires_at_ms = issued.expires_at_ms
+        return response
+
+    async def ListUsers(self, request: Any, context: Any) -> Any:
+        users = sorted(self._backend.state.users.values(), key=lambda user: user.name)
+        return control_pb2.ListUsersResponse(users=[to_proto(user, types_pb2.User) for user in users])
+
+    async def RevokeUser(self, request: Any, context: Any) -> Any:
+        await self._backend.write(RevokeUser(name=required(request.name, "name")))
+        return control_pb2.RevokeUserResponse()
+
+    async def WhoAmI(self, request: Any, context: Any) -> Any:
+        caller = current().caller
+        return control_pb2.WhoAmIResponse(
+            id=caller.spiffe_id,
+            bindings=[to_proto(binding, types_pb2.RoleBinding) for binding in caller.bindings],
+            certificate_expires_at_ms=caller.certificate_expires_at_ms,
+        )
+
+    async def RenewUserCertificate(self, request: Any, context: Any) -> Any:
+        name = current().caller.name
+        issued = self._sign(request.csr_der, name, 0)
+        _log_issued(issued, name)
+        return control_pb2.RenewUserCertificateResponse(
+            certificate_chain_pem=issued.chain_pem.decode(), expires_at_ms=issued.expires_at_ms
+        )
+
+    def _sign(self, csr_der: bytes, name: str, ttl_ms: int) -> IssuedCertificate:
+        backend = self._backend
+        expected = SpiffeId(backend.trust_domain, USER, name)
+        return backend.authority.sign_csr(csr_der, expected, ttl_ms or backend.config.identity.user_certificate_ttl_ms)
+
+
+def _log_issued(issued: IssuedCertificate, name: str) -> None:
+    ISSUED.labels(USER).inc()
+    log.info("security.cert_issued", user=name, serial=issued.serial, expires_at_ms=issued.expires_at_ms)
+
+
+def _violations(request: Any) -> Iterator[Violation]:
+    yield from validate_name(request.name, "name")
+    if len(request.bindings) > BINDINGS_MAX:
+        yield Violation("bindings", f"{len(request.bindings)} bindings are too many", f"use at most {BINDINGS_MAX}")
+    for number, binding in enumerate(request.bindings):
+        if binding.role not in (types_pb2.ROLE_VIEWER, types_pb2.ROLE_OPERATOR, types_pb2.ROLE_ADMIN):
+            yield Violation(f"bindings[{number}].role", "a role is required", "use viewer, operator or admin")
+        if binding.namespace != EVERYWHERE and not is_dns_label(binding.namespace):
+            yield Violation(
+                f"bindings[{number}].namespace", f"{binding.namespace[:80]!r} is no namespace", "use a name, or *"
+            )
+    if request.ttl_ms and not TTL_MS_MIN <= request.ttl_ms <= TTL_MS_MAX:
+        yield Violation("ttl", "the life of a certificate is out of range", "use 1s to 366 days")

@@ -1,0 +1,202 @@
+"""WorkloadService: writes, reads and watches of workloads. Replicas and their streams are mixed in."""
+
+# ruff: noqa: N802 (gRPC names the handlers)
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from cloudless.api.v1 import control_pb2, types_pb2
+from cloudless.api.v1.convert import from_proto, to_proto
+from cloudless.coordinator.core import commands, machine
+from cloudless.coordinator.core.commands import (
+    DeleteWorkload,
+    PutWorkload,
+    RestartWorkload,
+    ScaleWorkload,
+)
+from cloudless.coordinator.core.state import State
+from cloudless.coordinator.core.views import workload_view
+from cloudless.coordinator.rpc import listing, watching
+from cloudless.coordinator.rpc.access import namespace_or_default
+from cloudless.coordinator.rpc.call import current
+from cloudless.coordinator.rpc.kinds import WORKLOADS
+from cloudless.coordinator.rpc.services.backend import Backend, refuse_violations, required
+from cloudless.core import defaults, validation
+from cloudless.core.model import WorkloadRecord
+from cloudless.core.spec import Metadata, WorkloadSpec
+from cloudless.core.validation import Violation
+from cloudless.errors import CloudlessError, InvalidArgument, NotFound
+
+BATCH_MAX: Final = 500
+
+
+class Workloads:
+    """Handlers of WorkloadService that concern workloads."""
+
+    _backend: Backend
+
+    async def CreateWorkload(self, request: Any, context: Any) -> Any:
+        metadata, spec = _workload(request)
+        await self._backend.write(PutWorkload(metadata, spec, expected_revision=0))
+        return control_pb2.CreateWorkloadResponse(workload=self._view(metadata.namespace, metadata.name))
+
+    async def UpdateWorkload(self, request: Any, context: Any) -> Any:
+        metadata, spec = _workload(request)
+        self._record(metadata.namespace, metadata.name)
+        expected = request.expected_revision if request.HasField("expected_revision") else None
+        await self._backend.write(PutWorkload(metadata, spec, expected_revision=expected))
+        return control_pb2.UpdateWorkloadResponse(workload=self._view(metadata.namespace, metadata.name))
+
+    async def ApplyWorkloads(self, request: Any, context: Any) -> Any:
+        puts = _batch(request)
+        if request.dry_run:
+            outcomes = _dry_run(self._backend, puts)
+        else:
+            outcomes = await asyncio.gather(*(self._apply(put, suffix=f"/{number}") for number, put in enumerate(puts)))
+        return control_pb2.ApplyWorkloadsResponse(outcomes=outcomes)
+
+    async def DeleteWorkload(self, request: Any, context: Any) -> Any:
+        namespace, name = _named(request)
+        await self._backend.write(DeleteWorkload(namespace=namespace, name=name))
+        return control_pb2.DeleteWorkloadResponse()
+
+    async def ScaleWorkload(self, request: Any, context: Any) -> Any:
+        namespace, name = _named(request)
+        refuse_violations(validation.validate_replicas(request.replicas, "replicas"))
+        await self._backend.write(ScaleWorkload(namespace=namespace, name=name, replicas=request.replicas))
+        return control_pb2.ScaleWorkloadResponse(workload=self._view(namespace, name))
+
+    async def RestartWorkload(self, request: Any, context: Any) -> Any:
+        namespace, name = _named(request)
+        await self._backend.write(RestartWorkload(namespace=namespace, name=name))
+        return control_pb2.RestartWorkloadResponse(workload=self._view(namespace, name))
+
+    async def GetWorkload(self, request: Any, context: Any) -> Any:
+        return control_pb2.GetWorkloadResponse(workload=self._view(*_named(request)))
+
+    async def ListWorkloads(self, request: Any, context: Any) -> Any:
+        snapshot = self._backend.store.snapshot
+        page = listing.page(
+            WORKLOADS,
+            snapshot.state,
+            index=snapshot.index,
+            query=listing.query(current(), request.options),
+            page_size=request.options.page_size,
+            page_token=request.options.page_token,
+        )
+        return control_pb2.ListWorkloadsResponse(
+            workloads=[_to_proto(snapshot.state, record) for record in page.items],
+            next_page_token=page.next_page_token,
+            revision=page.revision,
+        )
+
+    async def WatchWorkloads(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        name = request.name
+        query = listing.query(current(), request.options, where=lambda r: not name or r.metadata.name == name)
+        messages = watching.watch(self._backend.store, WORKLOADS, query, from_revision=request.from_revision)
+        async for message in messages:
+            answer = control_pb2.WatchWorkloadsResponse(revision=message.revision)
+            if isinstance(message, watching.Present):
+                answer.workload.CopyFrom(_to_proto(message.state, message.item))
+            elif isinstance(message, watching.Gone):
+                answer.deleted_namespace, answer.deleted_name = message.key  # type: ignore[str-unpack]
+            else:
+                answer.synced = True
+            yield answer
+
+    async def _apply(self, put: PutWorkload, *, suffix: str) -> Any:
+        try:
+            result = await self._backend.write(put, suffix=suffix)
+        except CloudlessError as error:
+            return _refused(put, error.code, error.message)
+        return _accepted(put, result)
+
+    def _record(self, namespace: str, name: str) -> WorkloadRecord:
+        return _find(self._backend.state, namespace, name)
+
+    def _view(self, namespace: str, name: str) -> Any:
+        state = self._backend.state
+        return _to_proto(state, _find(state, namespace, name))
+
+
+def _find(state: State, namespace: str, name: str) -> WorkloadRecord:
+    record = state.workloads.get((namespace, name))
+    if record is None:
+        raise NotFound(f"workload {name!r} was not found in namespace {namespace}", reason="WorkloadNotFound")
+    return record
+
+
+def _to_proto(state: State, record: WorkloadRecord) -> Any:
+    return to_proto(workload_view(state, record), types_pb2.Workload)
+
+
+def _named(request: Any) -> tuple[str, str]:
+    return namespace_or_default(request.namespace), required(request.name, "name")
+
+
+def _workload(request: Any) -> tuple[Metadata, WorkloadSpec]:
+    """The workload of a request with its defaults, validated. Raises InvalidArgument that lists every violation."""
+    metadata, spec = defaults.apply(from_proto(request.metadata, Metadata), from_proto(request.spec, WorkloadSpec))
+    refuse_violations(validation.validate(metadata, spec))
+    return metadata, spec
+
+
+def _batch(request: Any) -> list[PutWorkload]:
+    """Every workload of a batch; one that is not well formed refuses them all, before anything is proposed."""
+    if len(request.workloads) > BATCH_MAX:
+        raise InvalidArgument(
+            f"{len(request.workloads)} workloads in one call; at most {BATCH_MAX}",
+            reason="BatchTooLarge",
+            remedy="split it",
+        )
+    puts: list[PutWorkload] = []
+    violations: list[Violation] = []
+    for number, workload in enumerate(request.workloads):
+        metadata, spec = defaults.apply(
+            from_proto(workload.metadata, Metadata), from_proto(workload.spec, WorkloadSpec)
+        )
+        violations += (
+            Violation(f"workloads[{number}].{found.path}", found.message, found.remedy)
+            for found in validation.validate(metadata, spec)
+        )
+        puts.append(PutWorkload(metadata, spec))
+    names = Counter((put.metadata.namespace, put.metadata.name) for put in puts)
+    violations += (
+        Violation("workloads", f"{namespace}/{name} is given {times} times", "give each workload once")
+        for (namespace, name), times in names.items()
+        if times > 1
+    )
+    refuse_violations(violations)
+    return puts
+
+
+def _dry_run(backend: Backend, puts: list[PutWorkload]) -> list[Any]:
+    """What the log would answer: the same apply, on the present state, kept by nobody."""
+    snapshot = backend.store.snapshot
+    now_ms, actor = backend.clock.now_ms(), current().caller.actor
+    outcomes = []
+    for put in puts:
+        entry = commands.Entry(commands.SCHEMA, "", now_ms, actor, put)
+        applied = machine.apply(snapshot.state, commands.encode(entry), index=snapshot.index + 1, term=snapshot.term)
+        result = applied.result
+        if result.accepted:
+            outcomes.append(_accepted(put, result))
+        else:
+            outcomes.append(_refused(put, result.code, result.message))
+    return outcomes
+
+
+def _accepted(put: PutWorkload, result: Any) -> Any:
+    return control_pb2.ApplyOutcome(
+        namespace=put.metadata.namespace, name=put.metadata.name, changed=result.changed, revision=result.revision
+    )
+
+
+def _refused(put: PutWorkload, code: str, message: str) -> Any:
+    return control_pb2.ApplyOutcome(
+        namespace=put.metadata.namespace, name=put.metadata.name, error_code=code, error_message=message
+    )
