@@ -114,7 +114,10 @@ def _resources(resources: Resources) -> Resources:
     )
     limits = _unstated(
         limits,
-        ResourceAmounts(memory_bytes=requests.memory_bytes * MEMORY_LIMIT_FACTOR, pids=max(PIDS_LIMIT, requests.pids)),
+        ResourceAmounts(
+            memory_bytes=min(requests.memory_bytes * MEMORY_LIMIT_FACTOR, AMOUNT_MAX),
+            pids=max(PIDS_LIMIT, requests.pids),
+        ),
     )
     return Resources(requests, limits)
 
@@ -136,7 +139,8 @@ def _placement(placement: Placement) -> Placement:
 
 
 def _restart_policy(policy: RestartPolicy) -> RestartPolicy:
-    return replace(policy, policy=policy.policy or RestartPolicyKind.ALWAYS, backoff=_unstated(policy.backoff, BACKOFF))
+    longest = replace(BACKOFF, max_ms=max(BACKOFF.max_ms, policy.backoff.initial_ms))
+    return replace(policy, policy=policy.policy or RestartPolicyKind.ALWAYS, backoff=_unstated(policy.backoff, longest))
 
 
 def _rollout(rollout: Rollout) -> Rollout:

@@ -224,6 +224,8 @@ class Decoder:
             if not _asks_for_nothing(value):
                 what = f"the field {known!r} is not supported by this version"
                 self.report(here, what, later[known], at=at)
+                if known == "module":
+                    self.suggested.add(child(path, "image"))
             return
         if key in schema.READ_ONLY.get(cls, ()):
             return

@@ -202,7 +202,8 @@ class _Composer:
         self._count(1, line, column)
         if event.tag is not None and event.tag not in ("!", _STR_TAG):
             self._report(line, column, f"the tag {event.tag!r} is not supported", "remove it")
-        plain = event.implicit[0] and not event.style  # libyaml says '' where the Python parser says None
+        # libyaml gives '' for the style of a plain scalar, the Python parser None.
+        plain = not event.style and event.tag not in ("!", _STR_TAG)
         node = Scalar(line, column, plain_kind(event.value) if plain else "str", event.value)
         if event.anchor is not None:
             self._anchors[event.anchor] = node

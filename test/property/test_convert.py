@@ -1,0 +1,44 @@
+"""Every domain type survives the way to its proto message, over the wire, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cloudless.api.v1 import convert, session_pb2, spec_pb2, types_pb2
+from cloudless.core import model, spec
+from cloudless.testing.strategies import instances
+
+TYPES = [
+    (cls, message)
+    for module in (spec, model)
+    for name, cls in vars(module).items()
+    if isinstance(cls, type) and dataclasses.is_dataclass(cls) and cls.__module__ == module.__name__
+    for message in [getattr(m, name) for m in (spec_pb2, types_pb2, session_pb2) if hasattr(m, name)]
+]
+
+
+def test_the_domain_types_have_messages() -> None:
+    assert {spec.WorkloadSpec, model.Node, model.Replica, model.Assignment, model.Event} <= {cls for cls, _ in TYPES}
+
+
+@pytest.mark.parametrize(("cls", "message_type"), TYPES, ids=lambda value: value.__name__)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(data=st.data())
+def test_round_trip(cls: type, message_type: type, data: st.DataObject) -> None:
+    value = data.draw(instances(cls))
+    wire = convert.to_proto(value, message_type).SerializeToString()
+    assert convert.from_proto(message_type.FromString(wire), cls) == value
+
+
+def test_an_enum_of_a_later_version_reads_as_none() -> None:
+    message = types_pb2.Node(state=99)
+    assert convert.from_proto(message, model.Node).state is None
+
+
+def test_a_field_that_the_message_lacks_is_a_mistake() -> None:
+    with pytest.raises(TypeError, match="no field 'type' for WorkloadSpec"):
+        convert.to_proto(spec.WorkloadSpec(), spec_pb2.Metadata)
