@@ -113,6 +113,10 @@ class Snapshots:
             except Corrupt as error:
                 log.warning("snapshot.damaged", file=str(self._directory / file_name(index)), cause=error.message)
 
+    def reject(self, index: int) -> None:
+        """The content of this file is of no use, although its checksum is right: not to be counted on."""
+        self._good.discard(index)
+
     def compactable_index(self) -> int:
         """Up to here the log may go: the index of the older of the `KEEP` newest good snapshots; 0 while there
         are fewer."""

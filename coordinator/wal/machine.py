@@ -1,0 +1,76 @@
+"""The state machine as the log sees it, and the fabric's own one.
+
+The log, recovery and the store are written against `Machine` and know nothing of nodes or workloads.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeVar
+
+from cloudless.coordinator.core import commands, machine, snapshot
+from cloudless.coordinator.core.outcome import ApplyResult, Change
+from cloudless.coordinator.core.state import State
+from cloudless.core.model import Event
+
+S = TypeVar("S")
+S_co = TypeVar("S_co", covariant=True)
+
+
+class Applied(Protocol[S_co]):
+    """What one entry led to."""
+
+    @property
+    def state(self) -> S_co: ...
+    @property
+    def result(self) -> ApplyResult: ...
+    @property
+    def changes(self) -> tuple[Change, ...]: ...
+    @property
+    def events(self) -> tuple[Event, ...]: ...
+
+
+class Machine(Protocol[S]):
+    """Pure functions over an immutable state. `encode` runs in a thread while the state moves on."""
+
+    def empty(self) -> S: ...
+
+    def entry(self, command: Any, *, actor: str, request_id: str, issued_at_ms: int) -> bytes:
+        """The bytes that go into the log. Raises ValueError for a command that cannot be written."""
+        ...
+
+    def apply(self, state: S, data: bytes, *, index: int, term: int) -> Applied[S]:
+        """Total and deterministic; never raises."""
+        ...
+
+    def encode(self, state: S, *, index: int, term: int) -> bytes: ...
+
+    def decode(self, data: bytes) -> tuple[S, int, int]:
+        """State, index and term. Raises Corrupt or ValueError."""
+        ...
+
+    def state_hash(self, state: S) -> str: ...
+
+
+class FabricMachine:
+    """The machine of `coordinator.core`. `trust_domain` is that of a new fabric; a stored one keeps its own."""
+
+    def __init__(self, trust_domain: str) -> None:
+        self._trust_domain = trust_domain
+
+    def empty(self) -> State:
+        return State.empty(self._trust_domain)
+
+    def entry(self, command: Any, *, actor: str, request_id: str, issued_at_ms: int) -> bytes:
+        return commands.encode(commands.Entry(commands.SCHEMA, request_id, issued_at_ms, actor, command))
+
+    def apply(self, state: State, data: bytes, *, index: int, term: int) -> machine.Applied:
+        return machine.apply(state, data, index=index, term=term)
+
+    def encode(self, state: State, *, index: int, term: int) -> bytes:
+        return snapshot.encode(state, index=index, term=term)
+
+    def decode(self, data: bytes) -> tuple[State, int, int]:
+        return snapshot.decode(data)
+
+    def state_hash(self, state: State) -> str:
+        return snapshot.state_hash(state)
