@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -230,7 +231,7 @@ def remove_cgroup(path: str) -> None:
 def _is_shim_of(arguments: Sequence[str], address: str) -> bool:
     if not Path(arguments[0]).name.startswith("containerd-shim"):
         return False
-    return any(flag == "-address" and value == address for flag, value in zip(arguments, arguments[1:], strict=False))
+    return any(flag == "-address" and value == address for flag, value in itertools.pairwise(arguments))
 
 
 def _init_of(bundle: Path) -> ProcessId | None:

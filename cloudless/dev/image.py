@@ -19,8 +19,8 @@ BUSYBOX = Path("/bin/busybox")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 _EPOCH = "1970-01-01T00:00:00Z"
 _DIRECTORIES = ("bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "var", "var/empty", "www")
-_PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\nweb:x:10001:10001:web:/:/bin/sh\n"
-_GROUP = "root:x:0:\nnogroup:x:65534:\nweb:x:10001:\nstaff:x:50:web\n"
+_USERS = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\nweb:x:10001:10001:web:/:/bin/sh\n"
+_GROUPS = "root:x:0:\nnogroup:x:65534:\nweb:x:10001:\nstaff:x:50:web\n"
 
 # The page is made at start because only then the replica knows its name; /dev/shm is writable in every replica,
 # also with a read-only root.
@@ -153,8 +153,8 @@ def _layer(binaries: Sequence[Path], files: Mapping[str, bytes | str]) -> bytes:
 
         for name in _DIRECTORIES:
             directory(name)
-        for path in sorted({"/etc/passwd": _PASSWD, "/etc/group": _GROUP} | dict(files)):
-            content = files.get(path, _PASSWD if path == "/etc/passwd" else _GROUP)
+        for path in sorted({"/etc/passwd": _USERS, "/etc/group": _GROUPS} | dict(files)):
+            content = files.get(path, _USERS if path == "/etc/passwd" else _GROUPS)
             data = content.encode() if isinstance(content, str) else content
             file(path.lstrip("/"), data, 0o755 if data.startswith(b"#!") else 0o644)
         for binary in binaries:

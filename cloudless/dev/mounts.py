@@ -20,8 +20,7 @@ def mounted_below(directory: Path) -> list[Path]:
         point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), line.split(" ")[4])
         if point == root or point.startswith(root + "/"):
             found.append(Path(point))
-    # later mounts hide earlier ones on the same point, hence the reversal before the stable sort
-    return sorted(reversed(found), key=lambda path: len(path.parts), reverse=True)
+    return sorted(found, key=lambda path: len(path.parts), reverse=True)
 
 
 def unmount_below(directory: Path) -> int:

@@ -1,0 +1,195 @@
+"""Host ports: nftables forwards them to replicas, a bound socket keeps them from everybody else.
+
+One table per agent, named after its bridge, replaced as a whole in one transaction. Reached from other machines, from
+this host by any of its addresses including 127.0.0.1 (which is why the bridge has route_localnet, and why packets
+to 127.0.0.0/8 that come in from it are dropped), and from replicas, also the same one (hairpin).
+
+The socket is bound and never listens: it makes the port visibly taken, for another agent on this machine as well.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+from cloudless.core.model import PortBinding
+from cloudless.core.spec import Protocol
+from cloudless.errors import FailedPrecondition, Internal
+
+_NFT = "nft"
+_TIMEOUT_S = 20
+_SOCKETS = {Protocol.TCP: socket.SOCK_STREAM, Protocol.UDP: socket.SOCK_DGRAM}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Forward:
+    """One host port and where it leads."""
+
+    protocol: str  # tcp, udp
+    host_port: int
+    address: IPv4Address
+    port: int
+
+
+def forwards(address: IPv4Address, ports: Sequence[PortBinding]) -> tuple[Forward, ...]:
+    """What the bindings of one replica ask for; those without a host port ask for nothing."""
+    return tuple(
+        Forward((binding.protocol or Protocol.TCP).value.lower(), binding.host_port, address, binding.container_port)
+        for binding in ports
+        if binding.host_port
+    )
+
+
+def table_name(bridge: str) -> str:
+    return "cloudless_" + "".join(char if char.isalnum() else "_" for char in bridge)
+
+
+def ruleset(bridge: str, network: IPv4Network, wanted: Sequence[Forward]) -> str:
+    """The agent's whole table as an nft script that replaces it atomically. Pure."""
+    table = table_name(bridge)
+    maps, rules = [], []
+    for protocol in ("tcp", "udp"):
+        mine = sorted(forward for forward in wanted if forward.protocol == protocol)
+        elements = ", ".join(f"{forward.host_port} : {forward.address} . {forward.port}" for forward in mine)
+        content = f" elements = {{ {elements} }}" if mine else ""
+        maps.append(f"  map {protocol}_ports {{ type inet_service : ipv4_addr . inet_service;{content} }}")
+        rules.append(f"    meta l4proto {protocol} dnat ip addr . port to {protocol} dport map @{protocol}_ports")
+    return "\n".join(
+        [
+            f"add table ip {table}",
+            f"delete table ip {table}",
+            f"table ip {table} {{",
+            *maps,
+            "  chain host_ports {",
+            *rules,
+            "  }",
+            "  chain guard {",
+            "    type filter hook prerouting priority raw;",
+            f'    iifname "{bridge}" ip daddr 127.0.0.0/8 drop',
+            "  }",
+            "  chain incoming {",
+            "    type nat hook prerouting priority dstnat;",
+            "    fib daddr type local jump host_ports",
+            "  }",
+            "  chain local {",
+            "    type nat hook output priority -100;",
+            "    fib daddr type local jump host_ports",
+            "  }",
+            "  chain outgoing {",
+            "    type nat hook postrouting priority srcnat;",
+            f'    oifname "{bridge}" ip saddr 127.0.0.0/8 masquerade',
+            f"    ip saddr {network} ip daddr {network} ct status dnat masquerade",
+            f'    ip saddr {network} oifname != "{bridge}" masquerade',
+            "  }",
+            "}",
+            "",
+        ]
+    )
+
+
+class HostPorts:
+    """The host ports of one agent. Not for several threads at once."""
+
+    def __init__(self, bridge: str, network: IPv4Network) -> None:
+        self._bridge = bridge
+        self._network = network
+        self._forwards: dict[str, tuple[Forward, ...]] = {}
+        self._sockets: dict[tuple[str, int], socket.socket] = {}
+
+    def claim(self, replica_id: str, wanted: Sequence[Forward], *, adopted: bool = False) -> None:
+        """Takes the ports, or none of them. Repeatable. `adopted`: the replica already runs with them, and a port that
+        somebody took meanwhile does not matter, because forwarding comes first. Raises
+        FailedPrecondition(reason="HostPortInUse")."""
+        if replica_id in self._forwards:
+            return
+        bound: list[tuple[str, int]] = []
+        try:
+            for forward in wanted:
+                key = (forward.protocol, forward.host_port)
+                if key in self._sockets:
+                    raise _in_use(forward, f"by {self._owner(key)} on this node")
+                try:
+                    self._sockets[key] = _bind(forward)
+                    bound.append(key)
+                except OSError as error:
+                    if not adopted:
+                        raise _in_use(forward, "on this machine", error) from None
+        except FailedPrecondition:
+            for key in bound:
+                self._sockets.pop(key).close()
+            raise
+        self._forwards[replica_id] = tuple(wanted)
+
+    def release(self, replica_id: str) -> bool:
+        """Gives the ports back. True: the table must be written again."""
+        forwards = self._forwards.pop(replica_id, ())
+        for forward in forwards:
+            held = self._sockets.pop((forward.protocol, forward.host_port), None)
+            if held is not None:
+                held.close()
+        return bool(forwards)
+
+    def write(self) -> None:
+        """Brings the table into the kernel. Blocks for about 10 ms. Raises Internal if nft refuses."""
+        wanted = [forward for mine in self._forwards.values() for forward in mine]
+        run_nft(ruleset(self._bridge, self._network, wanted))
+
+    def close(self) -> None:
+        """Lets go of the sockets; forwarding stays."""
+        for held in self._sockets.values():
+            held.close()
+        self._sockets.clear()
+        self._forwards.clear()
+
+    def snapshot(self) -> Mapping[str, tuple[Forward, ...]]:
+        return dict(self._forwards)
+
+    def _owner(self, key: tuple[str, int]) -> str:
+        for replica, mine in self._forwards.items():
+            if any((forward.protocol, forward.host_port) == key for forward in mine):
+                return f"replica {replica}"
+        return "another container of this replica"
+
+
+def remove_table(bridge: str) -> None:
+    """Deletes the agent's table. Repeatable."""
+    table = table_name(bridge)
+    run_nft(f"add table ip {table}\ndelete table ip {table}\n")
+
+
+def run_nft(script: str) -> None:
+    try:
+        done = subprocess.run(
+            [_NFT, "-f", "-"], input=script, text=True, capture_output=True, timeout=_TIMEOUT_S, check=False
+        )
+    except FileNotFoundError:
+        raise FailedPrecondition(
+            "nft is not installed", reason="FeatureMissing", remedy="install the package nftables"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise Internal(f"nft did not end within {_TIMEOUT_S} s") from None
+    if done.returncode != 0:
+        raise Internal(f"nft refused the table: {done.stderr.strip().splitlines()[0] if done.stderr else '?'}")
+
+
+def _bind(forward: Forward) -> socket.socket:
+    held = socket.socket(socket.AF_INET, _SOCKETS[Protocol(forward.protocol.upper())] | socket.SOCK_CLOEXEC)
+    try:
+        held.bind(("0.0.0.0", forward.host_port))  # noqa: S104 - a host port is meant for every address
+    except OSError:
+        held.close()
+        raise
+    return held
+
+
+def _in_use(forward: Forward, where: str, error: OSError | None = None) -> FailedPrecondition:
+    cause = f": {error.strerror}" if error is not None and error.errno != errno.EADDRINUSE else ""
+    return FailedPrecondition(
+        f"host port {forward.host_port}/{forward.protocol} is in use {where}{cause}",
+        reason="HostPortInUse",
+        remedy="choose another hostPort, or leave it out",
+    )
