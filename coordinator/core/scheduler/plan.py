@@ -33,16 +33,15 @@ def place(
     usage: Mapping[str, NodeUsage],
     now_ms: int,
     ignoring: Collection[str] = (),
-    only_node: str | None = None,
 ) -> list[PlacementDecision]:
     """Where `count` more replicas of the workload's present spec would go.
 
     `usage` is what nodes report live, by node id, for as many as are known. `ignoring` are ids of replicas that
     are about to be replaced: they do not count for spread and anti-affinity (their fragments still do, until they
-    are gone). With `only_node`, no other node is considered. A decision without a node says why in its summary
-    and rejections, which cover every node. Nothing is reserved by this.
+    are gone). A decision without a node says why in its summary and rejections, which cover every node. Nothing
+    is reserved by this.
     """
-    board = Board(state, record, weights=weights, usage=usage, now_ms=now_ms, ignoring=ignoring, only_node=only_node)
+    board = Board(state, record, weights=weights, usage=usage, now_ms=now_ms, ignoring=ignoring)
     return [board.place() for _ in range(count)]
 
 
@@ -58,7 +57,6 @@ class Board:
         usage: Mapping[str, NodeUsage],
         now_ms: int,
         ignoring: Collection[str] = (),
-        only_node: str | None = None,
     ) -> None:
         self._record = record
         self._spec = record.spec
@@ -67,8 +65,7 @@ class Board:
         self._now_ms = now_ms
         self._fragment = amounts.fragment_of(record.spec)
         self._ports = amounts.host_ports_of(record.spec)
-        ids = sorted(state.nodes) if only_node is None else [i for i in (only_node,) if i in state.nodes]
-        self._candidates = [self._candidate(state, node_id) for node_id in ids]
+        self._candidates = [self._candidate(state, node_id) for node_id in sorted(state.nodes)]
         self._count_own(state, ignoring)
         self._own_counts: list[tuple[str, Counter[str]]] = []  # by topology key, of the workload itself
         self._static = filters.static_filters(self._spec)
@@ -103,6 +100,29 @@ class Board:
         decision = self._decision(chosen.node.id, shown, summary)
         self._take(chosen)
         return decision
+
+    def place_on(self, node_id: str) -> PlacementDecision:
+        """Puts one replica on this node of the working copy, or says why it cannot be there."""
+        chosen = next((c for c in self._candidates if c.node.id == node_id), None)
+        if chosen is None or chosen.failing:
+            rejected = [] if chosen is None else [chosen]
+            why = explain.obstacles(rejected) or "it was removed"
+            rejections = explain.rejections(self._filters, rejected)
+            return PlacementDecision(
+                rejections=rejections,
+                nodes_considered=1,
+                decided_at_ms=self._now_ms,
+                summary=f"cannot run on its node: {why}",
+            )
+        shown = self._score(chosen)
+        self._take(chosen)
+        return PlacementDecision(
+            node_id=node_id,
+            candidates=(shown,),
+            nodes_considered=1,
+            decided_at_ms=self._now_ms,
+            summary=f"placed on {node_id}, as on each matching node",
+        )
 
     def _decision(self, node_id: str, shown: tuple[CandidateScore, ...], summary: str) -> PlacementDecision:
         return PlacementDecision(

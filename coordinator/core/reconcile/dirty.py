@@ -1,0 +1,36 @@
+"""Which workloads need another look after a change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cloudless.coordinator.core.outcome import Change
+from cloudless.coordinator.core.state import State, WorkloadKey
+from cloudless.core.model import ReplicaPhase
+
+
+def dirty_keys(changes: Iterable[Change], state: State) -> set[WorkloadKey]:
+    """(namespace, name) of each workload for which `reconcile` may now plan something else.
+
+    `state` is the one that the changes led to. A workload or one of its replicas: that workload. A node: the
+    workloads of its replicas, every system workload, and those that wait for a place. A replica that frees its
+    fragment: those that wait for a place. The cost is that of the answer, not of the number of workloads.
+    """
+    keys: set[WorkloadKey] = set()
+    room = False  # whether a place may have become free
+    for change in changes:
+        if change.kind == "workload":
+            keys.add((change.namespace, change.key))
+        elif change.kind == "replica":
+            keys.add((change.namespace, change.workload))
+            replica = state.replicas.get(change.key)
+            room = room or replica is None or replica.status.phase is ReplicaPhase.LOST
+        elif change.kind == "node":
+            room = True
+            keys.update(state.system_workloads)
+            for replica_id in state.replicas_by_node.get(change.key, ()):
+                held = state.replicas[replica_id]
+                keys.add((held.namespace, held.workload))
+    if room:
+        keys.update(state.pending)
+    return {key for key in keys if key in state.workloads}
