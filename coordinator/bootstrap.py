@@ -13,6 +13,7 @@ Each step finds out whether it was done, so that a start that crashed at any poi
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from cloudless.contexts import Context
 from cloudless.coordinator.core.commands import PutUser
 from cloudless.coordinator.core.state import State
 from cloudless.coordinator.store import Store
+from cloudless.coordinator.wal.files import DirectoryLock, OsFilesystem
 from cloudless.core.model import Role, RoleBinding, User
 from cloudless.errors import Corrupt, FailedPrecondition, InvalidArgument
 from cloudless.identity.ca import CertificateAuthority
@@ -61,8 +63,9 @@ def log_directory(config: CoordinatorConfig) -> Path:
     return config.data_dir / "log"
 
 
-def prepare_directory(config: CoordinatorConfig) -> None:
-    """Makes the data folder, mode 0700. Raises FailedPrecondition (DataDirUnusable)."""
+def take_directory(config: CoordinatorConfig) -> DirectoryLock:
+    """Makes the data folder, mode 0700, and takes it for this process until the lock is released. Raises
+    FailedPrecondition (DataDirUnusable, DataDirectoryInUse)."""
     directory = config.data_dir
     try:
         directory.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
@@ -71,7 +74,8 @@ def prepare_directory(config: CoordinatorConfig) -> None:
             directory.chmod(PRIVATE_DIRECTORY)
             log.warning("bootstrap.data_dir_made_private", path=str(directory), mode=f"{mode:04o}")
         if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
-            raise PermissionError(13, "Permission denied")
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return OsFilesystem().lock(directory / "lock")
     except OSError as error:
         raise FailedPrecondition(
             f"cannot use the data folder {directory}: {error.strerror}",

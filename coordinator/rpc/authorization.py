@@ -50,6 +50,7 @@ class Authorization:
         self._clock = clock
         self._streams: set[_Stream] = set()
         self._earliest_expiry_ms = _NEVER_MS
+        self._ending: CloudlessError | None = None
 
     async def __call__(self, call: Call, request: Any, proceed: Proceed) -> Any:
         rule = TABLE.get(call.method)
@@ -88,11 +89,22 @@ class Authorization:
             try:
                 self._still(stream, now_ms)
             except CloudlessError as error:
-                self._streams.discard(stream)
-                stream.refusal = error
-                stream.task.cancel()
+                self._end(stream, error)
+
+    def end_streams(self, error: CloudlessError) -> None:
+        """Ends every open stream with this error, and each that is opened later at once: the server stops."""
+        self._ending = error
+        for stream in tuple(self._streams):
+            self._end(stream, error)
+
+    def _end(self, stream: _Stream, error: CloudlessError) -> None:
+        self._streams.discard(stream)
+        stream.refusal = error
+        stream.task.cancel()
 
     async def _guarded(self, stream: _Stream, request: Any, proceed: Proceed) -> Any:
+        if self._ending is not None:
+            raise self._ending
         self._streams.add(stream)
         self._earliest_expiry_ms = min(self._earliest_expiry_ms, stream.call.caller.certificate_expires_at_ms)
         try:

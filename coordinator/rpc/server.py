@@ -10,7 +10,6 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 import structlog
-from cloudless.coordinator.rpc.services.images import Images
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1.health import aio as health
@@ -28,12 +27,13 @@ from cloudless.coordinator.rpc.services.backend import Backend
 from cloudless.coordinator.rpc.services.cluster import Cluster
 from cloudless.coordinator.rpc.services.enrollment import Enrollment
 from cloudless.coordinator.rpc.services.events import Events
+from cloudless.coordinator.rpc.services.images import Images
 from cloudless.coordinator.rpc.services.nodes import Nodes
 from cloudless.coordinator.rpc.services.sessions import Sessions
 from cloudless.coordinator.rpc.services.tokens import Tokens
 from cloudless.coordinator.rpc.services.users import Users
 from cloudless.coordinator.rpc.services.workload_service import WorkloadService
-from cloudless.errors import FailedPrecondition, Unauthenticated
+from cloudless.errors import FailedPrecondition, Unauthenticated, Unavailable
 from cloudless.identity.channel import SERVER_OPTIONS, Option, ServerCertificate, server_credentials
 
 log = structlog.get_logger(__name__)
@@ -102,7 +102,11 @@ class RpcServer:
             await self._health.set(service, status)
 
     async def stop(self, *, grace_s: float) -> None:
-        """Takes no new calls, gives those that run `grace_s` to end, then cancels them. Safe to call twice."""
+        """Takes no new calls, ends open streams at once (their clients go elsewhere or come back), gives other calls
+        `grace_s` to end, then cancels them. Safe to call twice."""
+        self._authorization.end_streams(
+            Unavailable("the coordinator is stopping", reason="ShuttingDown", remedy="connect again in a moment")
+        )
         if self._watcher is not None:
             self._watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cloudless.coordinator.sessions import SessionHub
-
 from cloudless.clock import Clock
 from cloudless.config import CoordinatorConfig
 from cloudless.coordinator.core.state import State
 from cloudless.coordinator.rpc.call import current
+from cloudless.coordinator.sessions import SessionHub
 from cloudless.coordinator.store import Store
 from cloudless.core.validation import Violation
 from cloudless.errors import InvalidArgument

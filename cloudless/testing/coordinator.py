@@ -1,0 +1,146 @@
+"""A real coordinator inside the test's process, on ports that the system picks, with real certificates.
+
+async with running_coordinator(tmp_path, session__heartbeat_interval_ms=100) as c:
+    alice = await c.user("alice", (Role.VIEWER, "default"))
+    async with c.channel(alice) as channel:
+        await control_pb2_grpc.WorkloadServiceStub(channel).ListWorkloads(...)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+
+from cloudless import config as settings
+from cloudless import contexts
+from cloudless.api.v1 import control_pb2, control_pb2_grpc, types_pb2
+from cloudless.api.v1.convert import fill
+from cloudless.clock import Clock, SystemClock
+from cloudless.config import CoordinatorConfig
+from cloudless.coordinator.core.state import State
+from cloudless.coordinator.main import Coordinator
+from cloudless.coordinator.sessions import SessionHub
+from cloudless.coordinator.store import Store
+from cloudless.core.model import Role, RoleBinding
+from cloudless.identity.channel import open_channel
+from cloudless.identity.credentials import Credentials
+from cloudless.identity.csr import make_csr
+from cloudless.identity.enrollment import enroll
+from cloudless.identity.keys import PrivateKey, key_pem, new_private_key
+from cloudless.identity.spiffe import USER, SpiffeId
+
+TRUST_DOMAIN = "fabric.example"
+
+
+class RunningCoordinator:
+    """What a test needs of a coordinator that runs. `coordinator` is the real thing."""
+
+    def __init__(self, coordinator: Coordinator, admin_context: Path) -> None:
+        self.coordinator = coordinator
+        self.admin_context = admin_context
+        self.admin: Credentials = contexts.load(admin_context).get().credentials()
+
+    @property
+    def config(self) -> CoordinatorConfig:
+        return self.coordinator.config
+
+    @property
+    def store(self) -> Store[State]:
+        return self.coordinator.store
+
+    @property
+    def state(self) -> State:
+        return self.coordinator.store.snapshot.state
+
+    @property
+    def hub(self) -> SessionHub:
+        return self.coordinator.hub
+
+    @property
+    def api_address(self) -> str:
+        return self.coordinator.rpc.api_address
+
+    @property
+    def enroll_address(self) -> str:
+        return self.coordinator.rpc.enroll_address
+
+    @property
+    def trust_domain(self) -> str:
+        return self.coordinator.identity.authority.trust_domain
+
+    def channel(self, credentials: Credentials | None = None) -> grpc.aio.Channel:
+        """A channel to the mTLS listener, as the admin unless told otherwise."""
+        return open_channel(self.api_address, credentials or self.admin)
+
+    async def user(self, name: str, *bindings: tuple[Role, str], ttl_ms: int = 3_600_000) -> Credentials:
+        """A person with these bindings, made by the admin through the API."""
+        key = new_private_key()
+        csr = make_csr(key, SpiffeId(self.trust_domain, USER, name))
+        request = control_pb2.PutUserRequest(name=name, csr_der=csr, ttl_ms=ttl_ms)
+        for role, namespace in bindings:
+            fill(RoleBinding(role, namespace), request.bindings.add())
+        async with self.channel() as channel:
+            answer = await _stub(channel, "UserService").PutUser(request)
+        return Credentials.from_pem(
+            key_pem=key_pem(key),
+            chain_pem=answer.certificate_chain_pem.encode(),
+            bundle_pem=answer.trust_bundle_pem.encode(),
+        )
+
+    async def token(self, **fields: Any) -> str:
+        """A join token's JWT; fields of CreateTokenRequest."""
+        async with self.channel() as channel:
+            answer = await _stub(channel, "TokenService").CreateToken(control_pb2.CreateTokenRequest(**fields))
+        return str(answer.jwt)
+
+    async def node(self, name: str, *, key: PrivateKey | None = None, jwt: str = "") -> Credentials:
+        """A node, enrolled over the wire."""
+        done = await enroll(jwt or await self.token(node_pattern=name), name, key=key)
+        return done.credentials
+
+    async def put_workload(self, name: str, *, namespace: str = "default", **labels: str) -> types_pb2.Workload:
+        """A small workload, through the API."""
+        request = control_pb2.CreateWorkloadRequest()
+        request.metadata.name, request.metadata.namespace = name, namespace
+        request.metadata.labels.update(labels)
+        request.spec.containers.add(name="main", image="docker.io/library/web:1")
+        async with self.channel() as channel:
+            answer: control_pb2.CreateWorkloadResponse = await _stub(channel, "WorkloadService").CreateWorkload(request)
+            return answer.workload
+
+
+def _stub(channel: grpc.aio.Channel, service: str) -> Any:
+    return getattr(control_pb2_grpc, f"{service}Stub")(channel)
+
+
+def coordinator_config(directory: Path, **changes: Any) -> CoordinatorConfig:
+    """Settings for tests: loopback, any ports, metrics off; `listen__api="..."` changes `listen.api`."""
+    values: dict[str, Any] = {
+        "data_dir": directory / "coordinator",
+        "listen__api": "127.0.0.1:0",
+        "listen__enroll": "127.0.0.1:0",
+        "identity__trust_domain": TRUST_DOMAIN,
+        "metrics__listen": "",
+        **changes,
+    }
+    return settings.build(CoordinatorConfig, {tuple(name.split("__")): value for name, value in values.items()})
+
+
+@contextlib.asynccontextmanager
+async def running_coordinator(
+    directory: Path, *, clock: Clock | None = None, **changes: Any
+) -> AsyncIterator[RunningCoordinator]:
+    """Runs a coordinator below `directory` while the block runs. Again with the same directory: a restart. The
+    replicated state's invariants are checked when it ends."""
+    config = coordinator_config(directory, **changes)
+    coordinator = await Coordinator.start(config, clock=clock or SystemClock())
+    try:
+        admin_context = config.admin_context if config.admin_context != Path() else config.data_dir / "admin.yaml"
+        yield RunningCoordinator(coordinator, admin_context)
+    finally:
+        coordinator.store.snapshot.state.validate()
+        await coordinator.stop(grace_s=0.5)
