@@ -24,11 +24,8 @@ from cloudless.clock import Clock, SystemClock
 from cloudless.config import CoordinatorConfig, load
 from cloudless.coordinator import bootstrap
 from cloudless.coordinator.bootstrap import Identity
-from cloudless.coordinator.core.reconcile import workload
-from cloudless.coordinator.core.reconcile.dirty import dirty_keys
-from cloudless.coordinator.core.scheduler.score import Weights
-from cloudless.coordinator.core.state import State, WorkloadKey
-from cloudless.coordinator.loops import ReconcileLoop
+from cloudless.coordinator.core.state import State
+from cloudless.coordinator.reconciling import workload_loop
 from cloudless.coordinator.rpc.server import RpcServer
 from cloudless.coordinator.rpc.services.backend import Backend
 from cloudless.coordinator.sessions import SessionHub
@@ -155,7 +152,9 @@ class Coordinator:
         await self.rpc.start()
         await self.hub.start()
         stack.push_async_callback(self.hub.close)
-        reconciler = _workload_reconciler(config, store, self.hub, clock)
+        reconciler = workload_loop(
+            store, usages=self.hub.usages, scheduler=config.scheduler, clock=clock, rng=random.SystemRandom()
+        )
         stack.push_async_callback(reconciler.stop)
         reconciler.start()
         stack.push_async_callback(self._stop_tasks)
@@ -216,37 +215,6 @@ class Coordinator:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-def _workload_reconciler(
-    config: CoordinatorConfig, store: Store[State], hub: SessionHub, clock: Clock
-) -> ReconcileLoop[State, WorkloadKey]:
-    """Keeps every workload as its spec wants it."""
-    wanted = config.scheduler
-    weights = Weights(
-        locality=wanted.weight_locality,
-        reliability=wanted.weight_reliability,
-        cost=wanted.weight_cost,
-        utilization=wanted.weight_utilization,
-        network=wanted.weight_network,
-    )
-
-    def reconcile(state: State, key: WorkloadKey, now_ms: int, seed: int) -> workload.Plan:
-        namespace, name = key
-        return workload.reconcile(
-            state, namespace, name, now_ms=now_ms, weights=weights, usage=hub.usages(), id_seed=seed
-        )
-
-    return ReconcileLoop(
-        store,
-        name="workloads",
-        dirty=lambda batch: sorted(dirty_keys(batch.changes, batch.state)),
-        all_keys=lambda state: sorted(state.workloads),
-        reconcile=reconcile,
-        clock=clock,
-        rng=random.SystemRandom(),
-        actor="system/reconciler",
-    )
 
 
 async def _serve(config: CoordinatorConfig, clock: Clock) -> None:

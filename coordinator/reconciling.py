@@ -1,0 +1,49 @@
+"""Which reconcile loops a coordinator runs: the generic loop, tied to the pure decisions of the core."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+
+from cloudless.clock import Clock
+from cloudless.config import SchedulerConfig
+from cloudless.coordinator.core.reconcile import workload
+from cloudless.coordinator.core.reconcile.dirty import dirty_keys
+from cloudless.coordinator.core.scheduler.score import Weights
+from cloudless.coordinator.core.state import State, WorkloadKey
+from cloudless.coordinator.loops import ReconcileLoop
+from cloudless.coordinator.store import Store
+from cloudless.core.model import NodeUsage
+
+
+def workload_loop(
+    store: Store[State],
+    *,
+    usages: Callable[[], Mapping[str, NodeUsage]],
+    scheduler: SchedulerConfig,
+    clock: Clock,
+    rng: random.Random,
+) -> ReconcileLoop[State, WorkloadKey]:
+    """Keeps every workload as its spec wants it. `usages` gives what nodes use now, by id."""
+    weights = Weights(
+        locality=scheduler.weight_locality,
+        reliability=scheduler.weight_reliability,
+        cost=scheduler.weight_cost,
+        utilization=scheduler.weight_utilization,
+        network=scheduler.weight_network,
+    )
+
+    def reconcile(state: State, key: WorkloadKey, now_ms: int, seed: int) -> workload.Plan:
+        namespace, name = key
+        return workload.reconcile(state, namespace, name, now_ms=now_ms, weights=weights, usage=usages(), id_seed=seed)
+
+    return ReconcileLoop(
+        store,
+        name="workloads",
+        dirty=lambda batch: sorted(dirty_keys(batch.changes, batch.state)),
+        all_keys=lambda state: sorted(state.workloads),
+        reconcile=reconcile,
+        clock=clock,
+        rng=rng,
+        actor="system/reconciler",
+    )
