@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cloudless.agent.core import model as m
 from cloudless.agent.core import replica
+from cloudless.agent.core.status import status_of
 from cloudless.agent.runtime.base import ContainerState, ContainerView, SandboxView
 from cloudless.core.model import Assignment, ReplicaPhase
 from cloudless.core.spec import Container, ExecProbe, Probe, RestartPolicy, RestartPolicyKind, WorkloadSpec
@@ -154,7 +155,8 @@ class Harness:
             self.post(m.TimerFired())
 
     def done(self) -> bool:
-        return self.gone or self.state.phase in (ReplicaPhase.READY, ReplicaPhase.SUCCEEDED, ReplicaPhase.FAILED)
+        settled = all(c.ready or c.state == "exited" for c in status_of(self.state).containers)
+        return self.gone or (settled and self.state.phase not in (ReplicaPhase.STOPPING, ReplicaPhase.ASSIGNED))
 
 
 containers = st.builds(

@@ -1,0 +1,243 @@
+"""One stream to a coordinator, from Hello to its end.
+
+Four concurrent duties: heartbeats (each with the node's use and the last round trip), reports (everything after
+the Welcome, then what changed, one at a time, repeated until acknowledged), changes of the device, and receiving.
+Only one message is sent at a time. A coordinator that acknowledges no heartbeat for some time counts as gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import structlog
+
+from cloudless.agent import metrics
+from cloudless.agent.reports import Observation, ReportBook
+from cloudless.api.v1 import session_pb2 as pb
+from cloudless.api.v1 import types_pb2
+from cloudless.api.v1.convert import from_proto, to_proto
+from cloudless.clock import Clock
+from cloudless.core.model import Assignment, DeviceInfo, NodeUsage
+from cloudless.errors import Unavailable
+from cloudless.streams import MessageStream
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT_INTERVAL_MS_MIN: Final = 100
+HEARTBEAT_INTERVAL_MS_DEFAULT: Final = 1_000
+# Silence after which a link is given up: so many heartbeats, and never less than this.
+_SILENT_HEARTBEATS: Final = 5
+_SILENCE_S_MIN: Final = 5.0
+_REPORT_RETRY_S: Final = 2.0
+_REPORT_RETRY_S_MAX: Final = 30.0
+# A report larger than this is sent in parts, far below the transport's limit.
+_OBSERVATIONS_PER_REPORT: Final = 500
+_SKEW_TOLD_MS: Final = 5_000
+
+
+class Node(Protocol):
+    """What a link needs of the supervisor."""
+
+    reports: ReportBook
+    ready: asyncio.Event
+    revision: int
+
+    async def assign(self, revision: int, assignments: Sequence[Assignment]) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LinkServices:
+    """What links are made of; shared by all of a session. `open_channel` must return at once."""
+
+    node: Node
+    clock: Clock
+    boot_id: str
+    instance_id: str
+    device: Callable[[], DeviceInfo]
+    usage: Callable[[], NodeUsage]
+    open_channel: Callable[[pb.OpenChannel], None]
+    learn_coordinators: Callable[[tuple[str, ...]], None]
+
+
+class Link:
+    """One session's stream. `greet`, then `run` until it ends; `close` whatever happened."""
+
+    def __init__(self, stream: MessageStream[pb.ConnectRequest, pb.ConnectResponse], services: LinkServices) -> None:
+        self.coordinator_id = ""
+        self._stream = stream
+        self._services = services
+        self._sending = asyncio.Lock()
+        self._interval_s = HEARTBEAT_INTERVAL_MS_DEFAULT / 1000
+        self._heard_s = 0.0
+        self._beats_sent: dict[int, float] = {}
+        self._rtt_us = 0
+        self._acknowledged = asyncio.Event()
+        self._report_sequence = 0
+        self._acknowledged_sequence = 0
+        self._device_changed = asyncio.Event()
+        self._assignments: asyncio.Queue[pb.AssignmentSet] = asyncio.Queue(maxsize=16)
+
+    async def greet(self) -> None:
+        """Hello and Welcome. Raises Unavailable when the coordinator answers anything else."""
+        services = self._services
+        hello = pb.Hello(
+            boot_id=services.boot_id,
+            instance_id=services.instance_id,
+            wall_clock_ms=services.clock.now_ms(),
+            assignments_revision=services.node.revision,
+        )
+        hello.device.CopyFrom(to_proto(services.device(), types_pb2.DeviceInfo))
+        await self._send(pb.ConnectRequest(hello=hello))
+        answer = await self._stream.receive()
+        if answer is None or answer.WhichOneof("message") != "welcome":
+            raise Unavailable("the coordinator did not welcome this node", reason="NoWelcome")
+        welcome = answer.welcome
+        self.coordinator_id = welcome.coordinator_id
+        interval_ms = welcome.heartbeat_interval_ms or HEARTBEAT_INTERVAL_MS_DEFAULT
+        self._interval_s = max(HEARTBEAT_INTERVAL_MS_MIN, interval_ms) / 1000
+        self._heard_s = self._now_s()
+        skew_ms = services.clock.now_ms() - welcome.wall_clock_ms
+        if abs(skew_ms) > _SKEW_TOLD_MS and welcome.wall_clock_ms:
+            log.warning("session.clock_skew", skew_ms=skew_ms)
+        services.learn_coordinators(tuple(welcome.coordinators))
+
+    async def run(self) -> None:
+        """Returns when the coordinator ends the stream; raises Unavailable when it breaks or falls silent."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                helpers = [
+                    group.create_task(self._beat()),
+                    group.create_task(self._report()),
+                    group.create_task(self._tell_device()),
+                    group.create_task(self._take_assignments()),
+                ]
+                await self._receive()
+                for helper in helpers:
+                    helper.cancel()
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        await self._stream.close()
+
+    async def goodbye(self, reason: str) -> None:
+        await self._send(pb.ConnectRequest(goodbye=pb.Goodbye(reason=reason)))
+        await self.close()
+
+    def device_changed(self) -> None:
+        self._device_changed.set()
+
+    def _now_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def _send(self, message: pb.ConnectRequest) -> None:
+        async with self._sending:
+            await self._stream.send(message)
+
+    async def _beat(self) -> None:
+        sequence = 0
+        silence_s = max(_SILENCE_S_MIN, _SILENT_HEARTBEATS * self._interval_s)
+        next_s = self._now_s()
+        while True:
+            if self._now_s() - self._heard_s > silence_s:
+                raise Unavailable(f"no word from the coordinator for {silence_s:.0f} s", reason="CoordinatorSilent")
+            sequence += 1
+            beat = pb.Heartbeat(sequence=sequence)
+            beat.usage.CopyFrom(to_proto(self._services.usage(), types_pb2.NodeUsage))
+            beat.usage.rtt_us = self._rtt_us
+            self._beats_sent[sequence] = self._now_s()
+            if len(self._beats_sent) > 64:
+                del self._beats_sent[min(self._beats_sent)]
+            # A stalled transport must not hold back the check above.
+            try:
+                async with asyncio.timeout(silence_s):
+                    await self._send(pb.ConnectRequest(heartbeat=beat))
+            except TimeoutError:
+                raise Unavailable("the stream takes no more messages", reason="CoordinatorSilent") from None
+            # Against a fixed schedule, so that sending does not stretch the interval; a suspend is not made up for.
+            next_s = max(next_s + self._interval_s, self._now_s())
+            await asyncio.sleep(next_s - self._now_s())
+
+    async def _report(self) -> None:
+        node = self._services.node
+        await node.ready.wait()  # before, an empty report would say that nothing runs here
+        version = await self._deliver(since=None)
+        while True:
+            await node.reports.wait_beyond(version)
+            version = await self._deliver(since=version)
+
+    async def _deliver(self, *, since: int | None) -> int:
+        """Sends what changed since that version (None: everything) until it is acknowledged, each time with the
+        newest word; returns the version that the coordinator has now."""
+        reports = self._services.node.reports
+        retry_s = _REPORT_RETRY_S
+        while True:
+            version = reports.version
+            observations = reports.everything() if since is None else reports.since(since)
+            last = await self._send_report(observations, full=since is None)
+            try:
+                async with asyncio.timeout(retry_s):
+                    while self._acknowledged_sequence < last:
+                        self._acknowledged.clear()
+                        await self._acknowledged.wait()
+            except TimeoutError:
+                log.warning("session.report_repeated", sequence=last, waited_ms=int(retry_s * 1000))
+                retry_s = min(retry_s * 2, _REPORT_RETRY_S_MAX)
+            else:
+                reports.acknowledge(version)
+                return version
+
+    async def _send_report(self, observations: tuple[Observation, ...], *, full: bool) -> int:
+        """One full report, or as many deltas as it takes; the sequence of the last. A full one is never split:
+        what it leaves out is taken as gone."""
+        size = max(1, len(observations)) if full else _OBSERVATIONS_PER_REPORT
+        for start in range(0, max(1, len(observations)), size):
+            self._report_sequence += 1
+            report = pb.ReplicaReport(sequence=self._report_sequence, full=full)
+            for observation in observations[start : start + size]:
+                report.replicas.append(to_proto(observation, pb.ReplicaObservation))
+            await self._send(pb.ConnectRequest(report=report))
+        return self._report_sequence
+
+    async def _tell_device(self) -> None:
+        while True:
+            await self._device_changed.wait()
+            self._device_changed.clear()
+            device = to_proto(self._services.device(), types_pb2.DeviceInfo)
+            await self._send(pb.ConnectRequest(device=device))
+
+    async def _take_assignments(self) -> None:
+        while True:
+            message = await self._assignments.get()
+            while not self._assignments.empty():  # only the newest counts
+                newer = self._assignments.get_nowait()
+                message = newer if newer.revision >= message.revision else message
+            assignments = [from_proto(a, Assignment) for a in message.assignments]
+            await self._services.node.assign(message.revision, assignments)
+
+    async def _receive(self) -> None:
+        while True:
+            message = await self._stream.receive()
+            if message is None:
+                return
+            self._heard_s = self._now_s()
+            match message.WhichOneof("message"):
+                case "heartbeat_ack":
+                    sent_s = self._beats_sent.pop(message.heartbeat_ack.sequence, None)
+                    if sent_s is not None:
+                        self._rtt_us = max(1, int((self._heard_s - sent_s) * 1e6))
+                        metrics.SESSION_RTT.set(self._rtt_us / 1e6)
+                case "assignments":
+                    await self._assignments.put(message.assignments)
+                case "report_ack":
+                    sequence = message.report_ack.sequence
+                    if self._acknowledged_sequence < sequence <= self._report_sequence:
+                        self._acknowledged_sequence = sequence
+                        self._acknowledged.set()
+                case "open_channel":
+                    self._services.open_channel(message.open_channel)
+                case other:  # a later coordinator may say more than this agent understands
+                    log.debug("session.message_ignored", message=other)

@@ -1,0 +1,431 @@
+"""Runs replicas: carries the pure core's effects out against a runtime and feeds back what happened.
+
+Level-triggered. An event of the runtime only marks its replica; a look (one listing for all that are marked)
+says what is true. Everything is listed when the agent starts, when the event stream was interrupted, and every
+resync. There is no task per replica: an event steps the replica at once, and only operations that are under way
+are tasks, at most one per container and one per sandbox (the core never asks for a second).
+
+What a listing says of a replica is dropped, and looked up again, when one of its operations ended while the
+listing was under way: it may describe the time before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import structlog
+
+from cloudless.agent import metrics
+from cloudless.agent.core import model as m
+from cloudless.agent.core import plan, replica
+from cloudless.agent.journal import Journal
+from cloudless.agent.operations import Operator
+from cloudless.agent.probing import Prober
+from cloudless.agent.reports import ReportBook
+from cloudless.agent.runtime.base import Runtime, SandboxView
+from cloudless.clock import Clock
+from cloudless.core.model import Assignment, ReplicaPhase
+from cloudless.core.spec import WorkloadSpec
+from cloudless.errors import CloudlessError
+
+log = structlog.get_logger(__name__)
+
+RESYNC_INTERVAL_S: Final = 30.0
+LIST_TIMEOUT_S: Final = 30.0
+_RETRY_DELAY_S_MIN: Final = 0.2
+_RETRY_DELAY_S_MAX: Final = 10.0
+# After subscribing, how long until what may have been missed before is looked up.
+_SUBSCRIBED_DELAY_S: Final = 1.0
+_PROBES_AT_ONCE: Final = 16
+
+
+@dataclass(slots=True)
+class _Held:
+    state: m.ReplicaState
+    assigned: bool  # by the present set; False: it is being removed
+    operations_ended: int = 0
+    timer: asyncio.TimerHandle | None = None
+
+
+class Supervisor:
+    """One per agent. `ready` is set once every replica that was found is known; `reports` tells what is so.
+
+    `runtime_name` names the runtime that a spec runs on, for the reports. `jitter` gives numbers in [0, 1).
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        journal: Journal,
+        clock: Clock,
+        prober: Prober,
+        *,
+        jitter: Callable[[], float],
+        runtime_name: Callable[[WorkloadSpec], str] | None = None,
+        operations_at_once: int = 4,
+        resync_interval_s: float = RESYNC_INTERVAL_S,
+    ) -> None:
+        self.reports = ReportBook()
+        self.ready = asyncio.Event()
+        self.revision = 0
+        self._runtime = runtime
+        self._journal = journal
+        self._clock = clock
+        self._prober = prober
+        self._jitter = jitter
+        self._runtime_name = runtime_name or (lambda _spec: runtime.name)
+        self._operator = Operator(runtime, operations_at_once=operations_at_once)
+        self._probe_slots = asyncio.Semaphore(_PROBES_AT_ONCE)
+        self._resync_interval_s = resync_interval_s
+        self._replicas: dict[str, _Held] = {}
+        self._facts: dict[str, tuple[m.ContainerFacts, ...]] = {}
+        self._assignments: dict[str, Assignment] | None = None
+        self._strangers: frozenset[str] = frozenset()  # found, and nobody has said a word about them yet
+        self._to_look: set[str] = set()
+        self._look_wanted = asyncio.Event()
+        self._survey_wanted = True
+        self._gone_while_looking: set[str] = set()
+        self._inbox: deque[tuple[str, m.Event]] = deque()
+        self._stepping = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._assigning = asyncio.Lock()
+
+    # Life ------------------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Reads the journal; once, before all else. Raises OSError when its folder cannot be used."""
+        remembered = self._journal.load()
+        self._facts = dict(remembered.facts)
+        self.revision = remembered.revision
+        if remembered.assignments is not None:
+            self._assignments = {a.replica_id: a for a in remembered.assignments}
+        assigned = -1 if self._assignments is None else len(self._assignments)
+        log.info("supervisor.loaded", revision=self.revision, assignments=assigned)
+
+    async def run(self) -> None:
+        """Supervises until cancelled; what runs then goes on running."""
+        self._look_wanted.set()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._journal.run())
+                group.create_task(self._follow_events())
+                group.create_task(self._look_when_wanted())
+                group.create_task(self._resync_now_and_then())
+        finally:
+            for held in self._replicas.values():
+                if held.timer is not None:
+                    held.timer.cancel()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._journal.close()
+
+    async def assign(self, revision: int, assignments: Sequence[Assignment]) -> bool:
+        """Takes over what the node shall run; durable before it is acted on. False: an older set, ignored.
+
+        A journal that cannot be written (a full disk) does not keep the node from doing as it is told."""
+        async with self._assigning:
+            if revision < self.revision:
+                log.warning("assignments.stale", revision=revision, known=self.revision)
+                return False
+            wanted = {a.replica_id: a for a in assignments}
+            if wanted == self._assignments:
+                self.revision = revision
+                return True
+            try:
+                await self._journal.save_assignments(revision, assignments)
+            except OSError as error:
+                log.error("journal.write_failed", file="assignments", revision=revision, cause=str(error))
+            self.revision = revision
+            self._assignments = wanted
+            log.info("assignments.received", revision=revision, assignments=len(wanted))
+            if self.ready.is_set():
+                self._carry_out(self._strangers)
+                self._strangers = frozenset()
+            return True
+
+    # Questions -------------------------------------------------------------------------------------------
+
+    def assignment(self, replica_id: str) -> Assignment | None:
+        """What the replica runs; None when it is not (any more) on this node."""
+        held = self._replicas.get(replica_id)
+        return held.state.assignment if held else None
+
+    def phase(self, replica_id: str) -> ReplicaPhase | None:
+        """None: not on this node."""
+        held = self._replicas.get(replica_id)
+        return held.state.phase if held else None
+
+    def running(self) -> Mapping[str, Assignment]:
+        """Every assigned replica on this node, by id."""
+        return {r: h.state.assignment for r, h in self._replicas.items() if h.state.assignment is not None}
+
+    # Planning --------------------------------------------------------------------------------------------
+
+    def _carry_out(self, found: frozenset[str], views: Mapping[str, SandboxView] | None = None) -> None:
+        """Acts on the difference between what is assigned, known and found. With `views`, those are fresh."""
+        known = {r: held.state.assignment if held.assigned else None for r, held in self._replicas.items()}
+        for decision in plan.plan(assignments=self._assignments, known=known, found=found):
+            match decision:
+                case plan.Start(assignment):
+                    self._begin(assignment, m.Observed(None))
+                case plan.Adopt(assignment):
+                    view = views.get(assignment.replica_id) if views else None
+                    log.info("replica.adopted", **_labels(assignment))
+                    self._begin(assignment, m.Observed(view) if view else m.SomethingChanged())
+                case plan.Update(assignment):
+                    self._replicas[assignment.replica_id].assigned = True
+                    self.reports.set_assigned(assignment.replica_id, True)
+                    self._post(assignment.replica_id, m.AssignmentChanged(assignment))
+                case plan.Stop(replica_id):
+                    self._release(replica_id)
+                case plan.RemoveUnknown(replica_id):
+                    log.warning("replica.unknown", replica=replica_id)
+                    state = replica.unknown(replica_id, wall_ms=self._clock.now_ms())
+                    self._replicas[replica_id] = _Held(state, assigned=False)
+                    self._post(replica_id, m.SomethingChanged())
+                case plan.LeaveAlone(replica_id):
+                    self._strangers |= {replica_id}
+        for replica_id in set(self._facts) - set(self._assignments or ()) - set(self._replicas):
+            if self._assignments is not None:
+                self._forget_facts(replica_id)
+
+    def _begin(self, assignment: Assignment, first: m.Event) -> None:
+        state = replica.assigned(
+            assignment,
+            self._facts.get(assignment.replica_id, ()),
+            now_ms=self._clock.monotonic_ms(),
+            wall_ms=self._clock.now_ms(),
+        )
+        self._replicas[assignment.replica_id] = _Held(state, assigned=True)
+        self._post(assignment.replica_id, first)
+
+    def _release(self, replica_id: str) -> None:
+        held = self._replicas[replica_id]
+        held.assigned = False
+        self.reports.set_assigned(replica_id, False)
+        if held.state.sandbox is m.SandboxStage.GONE:
+            self._drop(replica_id)
+        else:
+            self._post(replica_id, m.Unassigned("Unassigned"))
+
+    def _drop(self, replica_id: str) -> None:
+        held = self._replicas.pop(replica_id)
+        if held.timer is not None:
+            held.timer.cancel()
+        self._forget_facts(replica_id)
+        self._count_containers()
+
+    def _forget_facts(self, replica_id: str) -> None:
+        self._facts.pop(replica_id, None)
+        self._journal.forget(replica_id)
+
+    # Stepping --------------------------------------------------------------------------------------------
+
+    def _post(self, replica_id: str, event: m.Event) -> None:
+        """Steps the replica; an event that comes out of a step waits until that step is done."""
+        self._inbox.append((replica_id, event))
+        if self._stepping:
+            return
+        self._stepping = True
+        try:
+            while self._inbox:
+                self._step(*self._inbox.popleft())
+        finally:
+            self._stepping = False
+
+    def _step(self, replica_id: str, event: m.Event) -> None:
+        held = self._replicas.get(replica_id)
+        if held is None:
+            return
+        now_ms = self._clock.monotonic_ms()
+        try:
+            held.state, effects = replica.step(
+                held.state, event, now_ms=now_ms, wall_ms=self._clock.now_ms(), jitter=self._jitter()
+            )
+        except Exception:  # a bug in one replica's step must not stop the others; its state stays as it was
+            log.exception("replica.step_failed", replica=replica_id, cause=repr(event)[:500])
+            return
+        for effect in effects:
+            self._carry_out_effect(replica_id, held, effect)
+        if replica_id in self._replicas:
+            self._arm(replica_id, held, now_ms)
+
+    def _arm(self, replica_id: str, held: _Held, now_ms: int) -> None:
+        if held.timer is not None:
+            held.timer.cancel()
+            held.timer = None
+        wake_at_ms = replica.wake_at_ms(held.state)
+        if wake_at_ms is not None:
+            delay_s = max(1, wake_at_ms - now_ms) / 1000
+            held.timer = asyncio.get_running_loop().call_later(delay_s, self._post, replica_id, m.TimerFired())
+
+    def _carry_out_effect(self, replica_id: str, held: _Held, effect: m.Effect) -> None:
+        match effect:
+            case m.Look():
+                self._to_look.add(replica_id)
+                self._look_wanted.set()
+            case m.EnsureSandbox() | m.StartContainer() | m.StopContainer() | m.RemoveSandbox():
+                self._spawn(self._operate(replica_id, held, effect))
+            case m.RunProbe():
+                self._spawn(self._probe(replica_id, effect))
+            case m.ReportStatus(status):
+                assignment = held.state.assignment
+                if assignment is not None:
+                    self.reports.put(replica_id, replace(status, runtime=self._runtime_name(assignment.spec)))
+                    self.reports.set_assigned(replica_id, held.assigned)
+                self._count_containers()
+            case m.ReportGone():
+                log.info("replica.gone", **self._labels(replica_id, held))
+                self._gone_while_looking.add(replica_id)
+                if held.state.assignment is not None:
+                    self.reports.put_gone(replica_id)
+                    self.reports.set_assigned(replica_id, held.assigned)
+                if not held.assigned:
+                    self._drop(replica_id)
+            case m.Remember(facts):
+                self._facts[replica_id] = facts
+                self._journal.remember(replica_id, facts)
+            case m.AnnouncePhase() | m.AnnounceEnd() | m.AnnounceProbeFailure():
+                self._announce(replica_id, held, effect)
+
+    def _announce(self, replica_id: str, held: _Held, effect: m.Announcement) -> None:
+        labels = self._labels(replica_id, held)
+        match effect:
+            case m.AnnouncePhase(before, after, reason, message):
+                step = f"{before.value}->{after.value}"
+                log.info(f"replica.{after.name.lower()}", transition=step, reason=reason, message=message, **labels)
+            case m.AnnounceEnd(container, attempt, reason, exit_code, restarts, delay_ms):
+                if restarts:
+                    metrics.RESTARTS.labels(reason).inc()
+                log.info(
+                    "container.exited",
+                    container=container,
+                    attempt=attempt,
+                    reason=reason,
+                    exit_code=exit_code,
+                    restart_in_ms=delay_ms if restarts else None,
+                    **labels,
+                )
+            case m.AnnounceProbeFailure(container, kind, detail):
+                metrics.PROBE_FAILURES.labels(kind.value).inc()
+                log.debug("probe.failed", container=container, probe=kind.value, cause=detail, **labels)
+
+    def _labels(self, replica_id: str, held: _Held) -> dict[str, str]:
+        return _labels(held.state.assignment) if held.state.assignment else {"replica": replica_id}
+
+    def _count_containers(self) -> None:
+        counts = dict.fromkeys(m.Stage, 0)
+        for held in self._replicas.values():
+            for track in held.state.containers:
+                counts[track.stage] += 1
+        for stage, count in counts.items():
+            metrics.CONTAINERS.labels(stage.value).set(count)
+
+    # Work ------------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _operate(self, replica_id: str, held: _Held, operation: m.Operation) -> None:
+        event = await self._operator.run(replica_id, operation, held.state.assignment)
+        held.operations_ended += 1
+        if self._replicas.get(replica_id) is held:
+            self._post(replica_id, event)
+
+    async def _probe(self, replica_id: str, check: m.RunProbe) -> None:
+        held = self._replicas.get(replica_id)
+        assignment = held.state.assignment if held else None
+        if assignment is None:
+            return
+        async with self._probe_slots:
+            ok, detail = await self._prober(replica_id, assignment, check)
+        self._post(replica_id, m.ProbeFinished(check.container, check.attempt, check.kind, ok, detail))
+
+    # Looking ---------------------------------------------------------------------------------------------
+
+    async def _follow_events(self) -> None:
+        delay_s = _RETRY_DELAY_S_MIN
+        loop = asyncio.get_running_loop()
+        while True:
+            late = loop.call_later(_SUBSCRIBED_DELAY_S, self.resync)
+            cause = "it ended"
+            try:
+                async for event in self._runtime.events():
+                    delay_s = _RETRY_DELAY_S_MIN
+                    if event.kind != "start":  # our own doing; a start tells nothing that its answer does not
+                        self._post(event.replica_id, m.SomethingChanged())
+            except CloudlessError as error:
+                cause = str(error)
+            finally:
+                late.cancel()
+            log.warning("runtime.events_interrupted", cause=cause, retry_in_ms=int(delay_s * 1000))
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, _RETRY_DELAY_S_MAX)
+            self.resync()
+
+    async def _resync_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(self._resync_interval_s)
+            self.resync()
+
+    def resync(self) -> None:
+        """Looks at every replica again, and for sandboxes that nobody knows."""
+        self._survey_wanted = True
+        self._look_wanted.set()
+        for replica_id in list(self._replicas):
+            self._post(replica_id, m.SomethingChanged())
+
+    async def _look_when_wanted(self) -> None:
+        delay_s = _RETRY_DELAY_S_MIN
+        while True:
+            await self._look_wanted.wait()
+            self._look_wanted.clear()
+            wanted, self._to_look = self._to_look, set()
+            survey, self._survey_wanted = self._survey_wanted, False
+            self._gone_while_looking.clear()
+            ended = {r: self._replicas[r].operations_ended for r in wanted if r in self._replicas}
+            try:
+                async with asyncio.timeout(LIST_TIMEOUT_S):
+                    views = {view.replica_id: view for view in await self._runtime.list()}
+            except (CloudlessError, TimeoutError, OSError) as error:
+                log.warning("runtime.list_failed", cause=str(error) or "timed out", retry_in_ms=int(delay_s * 1000))
+                self._to_look |= wanted
+                self._survey_wanted |= survey
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, _RETRY_DELAY_S_MAX)
+                self._look_wanted.set()
+                continue
+            delay_s = _RETRY_DELAY_S_MIN
+            for replica_id, before in ended.items():
+                held = self._replicas.get(replica_id)
+                if held is None:
+                    continue
+                if held.operations_ended != before:
+                    self._to_look.add(replica_id)
+                    self._look_wanted.set()
+                else:
+                    self._post(replica_id, m.Observed(views.get(replica_id)))
+            if survey:
+                self._survey(views)
+
+    def _survey(self, views: Mapping[str, SandboxView]) -> None:
+        self._strangers = frozenset()
+        self._carry_out(frozenset(views) - self._gone_while_looking, views)
+        if not self.ready.is_set():
+            log.info("supervisor.ready", found=len(views), replicas=len(self._replicas))
+            self.ready.set()
+
+
+def _labels(assignment: Assignment) -> dict[str, str]:
+    return {
+        "replica": assignment.replica_id,
+        "workload": assignment.workload,
+        "namespace": assignment.namespace,
+    }
