@@ -82,7 +82,7 @@ class SimDisk:
         sync_delay_s: Callable[[random.Random], float] | None = None,
         base: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        self.random = random.Random(seed)  # noqa: S311  (repeatable, not secret)
+        self.random = random.Random(seed)
         self.capacity_bytes = capacity_bytes
         self.sync_delay_s = sync_delay_s
         self.operations = 0
@@ -143,6 +143,11 @@ class SimDisk:
         for content in (inode.cached, inode.durable):
             if offset < len(content):
                 content[offset] ^= 1 << bit
+
+    @property
+    def off(self) -> bool:
+        """A PowerCut came; every operation raises it until `power_cut()` or `restart()`."""
+        return self._off
 
     def used_bytes(self) -> int:
         return sum(len(inode.cached) for inode in self._names.values())
