@@ -81,7 +81,7 @@ class AgentSession:
         self.instance_id = hello.instance_id
         self.boot_id = hello.boot_id
         self.usage: NodeUsage | None = None
-        self.clock_skew_ms = hello.wall_clock_ms - clock.now_ms()
+        self.clock_skew_ms = hello.wall_clock_ms - clock.now_ms() if hello.wall_clock_ms else 0
         self.heard_at_ms = clock.monotonic_ms()
         self.left = ""
         self._stream = stream

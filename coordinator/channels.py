@@ -53,8 +53,8 @@ class NodeChannel:
         await self._stream.send(frame)
 
     async def receive(self) -> session_pb2.ChannelRequest | None:
-        """The next frame; None once the node ended the channel in good order or `close` was called. Raises
-        Unavailable when it broke."""
+        """The next frame; None once the node ended the channel in good order (its last frame was `end`) or `close`
+        was called. Raises Unavailable when it broke."""
         if self._frames.empty():
             if self._ended.is_set():
                 self._raise_failure()
@@ -98,13 +98,15 @@ class NodeChannel:
             await self._stream.close()
 
     async def _read(self) -> None:
+        last = ""
         try:
             while (frame := await self._stream.receive()) is not None:
+                last = frame.WhichOneof("frame")
                 await self._frames.put(frame)
         except Unavailable:
-            self._end(_broke(self.node_id))
-        else:
-            self._end(None)
+            last = ""
+        # A killed client looks like one that ended its stream; only a last frame of kind `end` tells them apart.
+        self._end(None if last == "end" else _broke(self.node_id))
 
     def _end(self, failure: CloudlessError | None) -> None:
         if not self._ended.is_set():

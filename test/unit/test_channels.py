@@ -102,6 +102,18 @@ async def test_a_break_reaches_the_reader_after_what_had_arrived(rig):
 
 
 @scenario
+async def test_an_end_without_its_last_frame_is_a_break(rig):
+    """gRPC shows a killed client as one that ended its stream."""
+    channel, near, serving = await rig.joined()
+    await near.send(log_frame(b"a"))
+    await near.close()
+    await serving
+    assert (await channel.receive()).log.data == b"a"
+    with pytest.raises(Unavailable):
+        await channel.receive()
+
+
+@scenario
 async def test_a_cancelled_call_is_a_break(rig):
     """As gRPC ends a handler whose client has gone."""
     channel, _, serving = await rig.joined()
@@ -124,14 +136,16 @@ async def test_a_slow_reader_slows_the_node_down_and_loses_nothing(rig):
         for number in range(500):
             await near.send(log_frame(b"%d" % number))
             sent += 1
+        await near.send(pb.ChannelRequest(end=pb.ChannelEnd()))
         await near.close()
 
     flooding = asyncio.ensure_future(flood())
     await asyncio.sleep(60)
     assert sent < 30
     got = []
-    while (frame := await channel.receive()) is not None:
+    while (frame := await channel.receive()) is not None and frame.HasField("log"):
         got.append(int(frame.log.data))
+    assert await channel.receive() is None
     assert got == list(range(500))
     await flooding
     await serving
