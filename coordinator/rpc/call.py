@@ -44,7 +44,7 @@ class Principal:
         return any(b.role is not None and RANK[b.role] >= RANK[role] for b in self.bindings)
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(slots=True, weakref_slot=True)
 class Call:
     """What the pipeline knows of a call. `principal` is None until authentication has run, and stays None on
     the enrolment listener."""

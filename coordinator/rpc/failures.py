@@ -44,12 +44,18 @@ def trailers(error: CloudlessError, request_id: str) -> tuple[Trailer, ...]:
     return tuple(rows)
 
 
-async def refuse(call: Call, error: CloudlessError) -> None:
-    """Ends the call with the error's status; raises, as gRPC's abort does."""
+def refuse(call: Call, error: CloudlessError) -> None:
+    """Gives the call the error's status; its handler then returns.
+
+    Not by `context.abort`: gRPC keeps the exception that it raises inside the call, a cycle that holds the call until
+    the garbage collector runs. The transport counts such calls as open streams, so that a client which is refused
+    often enough would be refused everything.
+    """
     call.code = error.grpc_status
     limit_bytes = _MESSAGE_LIMIT_BYTES if error.message.isascii() else _MESSAGE_LIMIT_BYTES_ENCODED
-    message = _cut(error.message, limit_bytes)
-    await call.context.abort(grpc.StatusCode[error.grpc_status], message, trailers(error, call.request_id))
+    call.context.set_code(grpc.StatusCode[error.grpc_status])
+    call.context.set_details(_cut(error.message, limit_bytes))
+    call.context.set_trailing_metadata(trailers(error, call.request_id))
 
 
 class Failures:
@@ -70,12 +76,12 @@ class Failures:
             raise
         except Internal as error:
             log.error("rpc.internal_error", error=str(error), exc_info=True)
-            await refuse(call, _hidden(call))
+            refuse(call, _hidden(call))
         except CloudlessError as error:
-            await refuse(call, error)
+            refuse(call, error)
         except Exception as error:
             log.error("rpc.unexpected_error", error=type(error).__name__, exc_info=True)
-            await refuse(call, _hidden(call))
+            refuse(call, _hidden(call))
 
 
 def _hidden(call: Call) -> Internal:

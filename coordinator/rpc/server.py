@@ -42,11 +42,13 @@ ENROLL_MESSAGE_BYTES: Final = 64 * 1024
 ENROLL_CONCURRENT_CALLS: Final = 256
 ENROLL_DEADLINE_MS: Final = 15_000
 
+_FIRST_MESSAGE_S: Final = 1.0
+
 _API_OPTIONS: Final[Sequence[Option]] = (*SERVER_OPTIONS, ("grpc.max_concurrent_streams", 1024))
 _ENROLL_OPTIONS: Final[Sequence[Option]] = (
     *(option for option in SERVER_OPTIONS if option[0] != "grpc.max_receive_message_length"),
     ("grpc.max_receive_message_length", ENROLL_MESSAGE_BYTES),
-    ("grpc.max_concurrent_streams", 8),
+    ("grpc.max_concurrent_streams", 64),
 )
 
 API_SERVICES: Final = tuple(
@@ -163,7 +165,11 @@ class _NeedsCertificate(grpc.GenericRpcHandler):  # type: ignore[misc]
     def service(self, handler_call_details: Any) -> Any:
         return self._handler
 
-    async def _refuse(self, request: Any, context: Any) -> None:
+    async def _refuse(self, stream: Any, context: Any) -> None:
+        # Clients that are still sending when the answer comes may lose it.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_MESSAGE_S):
+                await stream.receive()
         where = ", ".join(self._api_addresses)
         raise Unauthenticated(
             f"this call needs a client certificate; use the mTLS listener at {where}",

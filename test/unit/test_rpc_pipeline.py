@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -222,3 +224,24 @@ async def test_an_unknown_method_is_unimplemented(served: Any) -> None:
     _, channel = served
     error = await _failure(channel.unary_unary("/test.T/None")(b""))
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_refused_calls_leave_nothing_behind(served: Any) -> None:
+    """gRPC's own `abort` makes a cycle of each call; the transport counts them as open until they are collected."""
+    server, channel = served
+    contexts: list[weakref.ref[Any]] = []
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        contexts.append(weakref.ref(current()))
+        raise Conflict("no")
+
+    server.methods["/test.T/No"] = grpc.unary_unary_rpc_method_handler(handler)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            await _failure(channel.unary_unary("/test.T/No")(b""))
+        await channel.close()  # the last call's task has ended for certain
+        assert [ref() for ref in contexts[:2]] == [None, None]
+    finally:
+        gc.enable()
