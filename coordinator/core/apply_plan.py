@@ -200,8 +200,8 @@ def _lost_availability_since(t: Transition, record: WorkloadRecord, index: int) 
     if index <= 0:
         return False
     for replica in t.state.replicas_of(record.metadata.namespace, record.metadata.name):
-        if not replica.node_id or replica.stopping:
-            continue
+        if replica.stopping or replica.status.phase in (ReplicaPhase.PENDING, ReplicaPhase.ASSIGNED):
+            continue  # was not available before either
         node = t.state.nodes.get(replica.node_id)
         ready = replica.status.phase is ReplicaPhase.READY
         if index < replica.revision < t.index and not ready:

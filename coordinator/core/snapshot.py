@@ -61,8 +61,7 @@ def decode(data: bytes) -> tuple[State, int, int]:
     for user in message.users:
         state = state.with_user(convert.from_proto(user, User))
     state = state.with_events([convert.from_proto(event, Event) for event in message.events])
-    for result in message.results:
-        state = state.with_result(convert.from_proto(result, RememberedResult))
+    state = state.with_results([convert.from_proto(result, RememberedResult) for result in message.results])
     return state, message.index, message.term
 
 

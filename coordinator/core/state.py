@@ -7,7 +7,7 @@ simply a reference. Maps iterate in no stable order; whatever affects a decision
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
 
@@ -147,11 +147,17 @@ class State:
 
     def with_result(self, remembered: RememberedResult) -> State:
         """Remembers the answer to a request id that is not remembered yet; the oldest one may leave."""
-        order, gone = self.request_ids.extended((remembered.request_id,))
-        results = self.results.set(remembered.request_id, remembered)
+        return self.with_results((remembered,))
+
+    def with_results(self, remembered: Sequence[RememberedResult]) -> State:
+        """Remembers answers to request ids that are new and differ from each other, in this order."""
+        order, gone = self.request_ids.extended([r.request_id for r in remembered])
+        results = self.results.mutate()
+        for result in remembered:
+            results[result.request_id] = result
         for request_id in gone:
-            results = results.delete(request_id)
-        return dataclasses.replace(self, request_ids=order, results=results)
+            del results[request_id]
+        return dataclasses.replace(self, request_ids=order, results=results.finish())
 
     # -- indexes ------------------------------------------------------------------------------------------
 

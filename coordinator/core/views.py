@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cloudless.coordinator.core import amounts
-from cloudless.coordinator.core.scheduler.filters import eligible_nodes
+from cloudless.coordinator.core.scheduler.filters import eligible_nodes, matching_nodes
 from cloudless.coordinator.core.state import State
 from cloudless.core.model import (
     NodeState,
@@ -41,11 +41,15 @@ def node_reserved(state: State, node_id: str) -> ResourceAmounts:
 
 
 def wanted(state: State, record: WorkloadRecord) -> int:
-    """How many replicas the workload should have: as many as it says, or one on each matching node."""
+    """How many replicas the workload should have: as many as it says, or one on each matching node that
+    takes work or has one already."""
     if record.deleting:
         return 0
     if record.spec.type is WorkloadType.SYSTEM:
-        return len(eligible_nodes(state, record.spec))
+        namespace, name = record.metadata.namespace, record.metadata.name
+        matching = set(matching_nodes(state, record.spec))
+        present = {r.node_id for r in state.replicas_of(namespace, name) if not r.stopping and r.node_id in matching}
+        return len(present.union(eligible_nodes(state, record.spec)))
     return record.spec.replicas
 
 

@@ -1,0 +1,160 @@
+"""The golden log: entries of every command, whose bytes and state hashes are committed and must hold for ever.
+
+    python -m cloudless.testing.golden_log DIRECTORY
+
+writes `log.hex` (one entry a line) and `hashes` (the state hash after each entry). It refuses to change lines that
+are there already: a later version may add entries at the end and alter nothing before them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from cloudless.coordinator.core import commands as c
+from cloudless.coordinator.core import machine
+from cloudless.coordinator.core.snapshot import state_hash
+from cloudless.coordinator.core.state import State
+from cloudless.core.model import (
+    CandidateScore,
+    ContainerStatus,
+    FilterRejection,
+    JoinToken,
+    NodeState,
+    PlacementDecision,
+    PortBinding,
+    ReplicaPhase,
+    ReplicaStatus,
+    Role,
+    RoleBinding,
+    ScoreTerm,
+    Taint,
+    User,
+)
+from cloudless.core.spec import Metadata, Placement, Protocol, SpreadConstraint, TaintEffect, WorkloadType
+from cloudless.testing.fabric_model import device, service
+
+TRUST_DOMAIN = "golden.local"
+_START_MS = 1_750_000_000_000
+
+
+def entries() -> list[bytes]:
+    """The log. Append only."""
+    log = []
+    for position, (actor, command) in enumerate(_commands()):
+        entry = c.Entry(c.SCHEMA, f"request-{position}", _START_MS + 1000 * position, actor, command)
+        log.append(c.encode(entry))
+    log.append(log[3])  # a repeated proposal
+    log.append(b"\xff\x00 not an entry")
+    log.append(b"")
+    return log
+
+
+def replay(log: list[bytes]) -> Iterator[State]:
+    """The state after each entry."""
+    state = State.empty(TRUST_DOMAIN)
+    for index, data in enumerate(log, 1):
+        state = machine.apply(state, data, index=index, term=1).state
+        yield state
+
+
+def _commands() -> Iterator[tuple[str, c.Command]]:
+    alice, loop = "user/alice", "system/reconciler"
+    yield "system/leader", c.NoOp()
+    yield "system/bootstrap", c.PutUser(User("alice", (RoleBinding(Role.ADMIN, "*"),)))
+    yield alice, c.PutUser(User("bob", (RoleBinding(Role.VIEWER, "default"), RoleBinding(Role.OPERATOR, "staging"))))
+    yield (
+        alice,
+        c.CreateToken(
+            JoinToken("t1", "node-*", "eu", "z1", {"rack": "r1"}, max_uses=3, expires_at_ms=_START_MS + 9_000_000)
+        ),
+    )
+    yield alice, c.CreateToken(JoinToken("t2", "*", max_uses=1, expires_at_ms=_START_MS + 9_000_000))
+    for name in ("node-a", "node-b", "node-c"):
+        yield "node/" + name, c.EnrollNode("t1", name, f"sha-{name}", f"0{name[-1]}", _START_MS + 80_000_000)
+        yield "node/" + name, c.ReportNode(name, NodeState.READY, "connected", device(cpu_millis=1000))
+    yield "node/node-d", c.EnrollNode("t1", "node-d", "sha-d", "0d", 1)  # used up
+    yield alice, c.RevokeToken("t2")
+    yield "node/node-d", c.EnrollNode("t2", "node-d", "sha-d", "0d", 1)  # revoked
+    yield alice, c.UpdateNode("node-c", set_labels={"disk": "ssd"}, set_taints=(_TAINT,))
+    yield alice, c.UpdateNode("node-b", cordoned=True)
+    yield "node/node-a", c.RenewCertificate("node-a", "sha-node-a2", "1a", _START_MS + 160_000_000)
+    spread = Placement(spread=(SpreadConstraint("zone", 1),))
+    web = service(replicas=2, cpu_millis=400, placement=spread)
+    metadata = Metadata("web", "default", {"app": "web"}, {"note": "größer"})
+    yield alice, c.PutWorkload(metadata, web, 0)
+    yield alice, c.PutWorkload(metadata, web, 0)  # conflict
+    yield alice, c.PutWorkload(metadata, web)  # unchanged
+    yield alice, c.PutWorkload(Metadata("agent", "system"), service(kind=WorkloadType.SYSTEM))
+    yield loop, c.ApplyPlan("default", "web", 10, (_planned("web-aaaaa", 1, "node-a"), _planned("web-bbbbb", 1)))
+    yield loop, c.ApplyPlan("default", "web", 11, (_planned("web-bbbbb", 1, "node-b"),))  # cordoned
+    yield alice, c.UpdateNode("node-b", cordoned=False, remove_labels=("rack",))
+    yield loop, c.ApplyPlan("default", "web", 12, (_planned("web-bbbbb", 1, "node-b"),))
+    for node, replica in (("node-a", "web-aaaaa"), ("node-b", "web-bbbbb")):
+        for phase in (ReplicaPhase.STARTING, ReplicaPhase.READY):
+            yield f"node/{node}", c.ReportReplicas(node, (c.ReportedReplica(replica, _status(phase)),))
+    yield alice, c.ScaleWorkload("default", "web", 3)
+    yield alice, c.RestartWorkload("default", "web")
+    yield loop, c.ApplyPlan("default", "web", 20, (_planned("web-ccccc", 2, "node-a", attempt=1),))
+    yield loop, c.ApplyPlan("default", "web", 20, (_planned("web-ddddd", 2, "node-a"),))  # does not fit
+    yield loop, c.ApplyPlan("default", "web", 20, stops=(c.PlannedStop("web-aaaaa", "Replaced"),))
+    yield "node/node-a", c.ReportReplicas("node-a", (c.ReportedReplica("web-aaaaa", gone=True),))
+    failed = _status(ReplicaPhase.FAILED, reason="ImageMissing")
+    yield "node/node-a", c.ReportReplicas("node-a", (c.ReportedReplica("web-ccccc", failed),))
+    yield "system/sessions", c.ReportNode("node-b", NodeState.UNREACHABLE, "missed 4 heartbeats")
+    yield "system/sessions", c.ReportNode("node-b", NodeState.LOST, "lease ended")
+    yield loop, c.ApplyPlan("default", "web", 30, lost=("web-bbbbb",))
+    yield alice, c.RemoveNode("node-b")
+    yield "system/sessions", c.ReportNode("node-a", device=device(cpu_millis=100))
+    yield alice, c.UpdateNode("node-a", draining=True)
+    yield alice, c.RemoveNode("node-a")  # not empty
+    yield alice, c.DeleteWorkload("default", "web")
+    yield alice, c.PutWorkload(metadata, web)  # deleting
+    yield alice, c.RemoveNode("node-a", True)
+    yield alice, c.DeleteWorkload("system", "agent")
+    yield alice, c.RevokeUser("bob")
+    yield alice, c.PutUser(User("bob"))  # revoked
+
+
+_TAINT = Taint("battery", "low", TaintEffect.NO_SCHEDULE)
+
+
+def _planned(replica_id: str, generation: int, node_id: str = "", *, attempt: int = 0) -> c.PlannedReplica:
+    decision = PlacementDecision(
+        node_id=node_id,
+        candidates=(CandidateScore(node_id, 0.625, (ScoreTerm("locality", 0.5, 0.25),)),) if node_id else (),
+        rejections=(FilterRejection("taints", "taint battery=low:NoSchedule is not tolerated", ("node-c",), 1),),
+        nodes_considered=3,
+        decided_at_ms=_START_MS,
+        summary=f"placed on {node_id}" if node_id else "no node fits",
+    )
+    return c.PlannedReplica(replica_id, generation, decision, attempt)
+
+
+def _status(phase: ReplicaPhase, *, reason: str = "") -> ReplicaStatus:
+    return ReplicaStatus(
+        phase=phase,
+        reason=reason,
+        address="10.88.0.2",
+        containers=(ContainerStatus("main", "running", started_at_ms=_START_MS, ready=phase is ReplicaPhase.READY),),
+        ports=(PortBinding("http", 80, 8080, Protocol.TCP),),
+        runtime="fake",
+        since_ms=_START_MS,
+    )
+
+
+def main(directory: Path) -> None:
+    log = entries()
+    lines = [data.hex() for data in log]
+    hashes = [state_hash(state) for state in replay(log)]
+    for name, written in (("log.hex", lines), ("hashes", hashes)):
+        path = directory / name
+        before = path.read_text().splitlines() if path.exists() else []
+        if written[: len(before)] != before:
+            raise SystemExit(f"{path}: what is committed would change; entries may only be added at the end")
+        path.write_text("".join(f"{line}\n" for line in written))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
