@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from os import statvfs_result as _StatvfsResult  # noqa: N812 (a field below is called os)
 from pathlib import Path
 
-from cloudless.agent.runtime.process import probe
-from cloudless.agent.runtime.process.probe import Finding
+from cloudless.agent.runtime.process import findings
+from cloudless.agent.runtime.process.findings import Finding
 
 _ARCHITECTURES = {
     "x86_64": "amd64",
@@ -46,7 +46,7 @@ class System:
             hostname=socket.gethostname(),
             affinity_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
             statvfs=os.statvfs,
-            probe=probe.run,
+            probe=findings.run,
         )
 
     @property

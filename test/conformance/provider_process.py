@@ -5,7 +5,7 @@ import os
 import uuid
 from pathlib import Path
 
-from cloudless.agent.runtime.process import probe
+from cloudless.agent.runtime.process import findings
 from cloudless.agent.runtime.process.cgroups import Cgroups
 from cloudless.agent.runtime.process.runtime import ProcessRuntime
 from cloudless.clock import SystemClock
@@ -59,7 +59,7 @@ class Provider(programs.RuntimeProvider):
     @functools.cached_property
     def capabilities(self):
         found = {"real-processes", "network"}
-        if probe.run()["seccomp"].available:
+        if findings.run()["seccomp"].available:
             found.add("seccomp")
         groups = Cgroups.prepare("cloudless-test-collect")
         groups.remove_parents()

@@ -2,12 +2,14 @@
 
 import dataclasses
 import os
+import tempfile
 import types
+from pathlib import Path
 
 import pytest
 
 from cloudless.agent.device import System, UsageSampler, capacity, classify, detect, features, iops, network, power
-from cloudless.agent.runtime.process.probe import Finding
+from cloudless.agent.runtime.process.findings import Finding
 from cloudless.config import AgentConfig, OwnerConfig
 from cloudless.core.model import DeviceClass, Feature, RuntimeInfo
 from cloudless.errors import InvalidArgument
@@ -111,7 +113,7 @@ VPS = {
     "/sys/class/dmi/id/product_name": "Standard PC (Q35 + ICH9, 2009)\n",
     "/sys/class/dmi/id/chassis_type": "1\n",
     "/proc/meminfo": MEMINFO.format(total=4_000_000, available=1_000_000),
-    "/proc/mounts": "cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,cpu,cpuacct 0 0\n",
+    "/proc/mounts": "c /sys/fs/cgroup/memory cgroup rw,memory 0 0\nc /sys/fs/cgroup/cpu cgroup rw,cpu,cpuacct 0 0\n",
     "/proc/self/cgroup": "4:memory:/limited\n3:cpu,cpuacct:/limited\n",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
     "/sys/fs/cgroup/memory/limited/memory.limit_in_bytes": f"{2 * GIB}\n",
@@ -342,9 +344,6 @@ def test_iops_are_measured_once_a_week_and_leave_no_file(tmp_path, monkeypatch):
 
 def test_iops_of_a_file_system_without_direct_writes(tmp_path):
     shm = "/dev/shm" if os.path.isdir("/dev/shm") else tmp_path
-    import tempfile
-    from pathlib import Path
-
     with tempfile.TemporaryDirectory(dir=shm) as directory:
         assert iops.measure(Path(directory), budget_s=0.02) > 0
         assert os.listdir(directory) == []

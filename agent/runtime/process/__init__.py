@@ -11,6 +11,7 @@ rlimits and a cgroup. `runtime.ProcessRuntime.describe` says what this device ha
       confine.py                   what a container is allowed, from its spec and what the device has
       seccomp.py landlock.py       the system call filter; the file rules
       cgroups.py                   limits, where cgroups (v1 or v2) can be written
+      probe.py findings.py         what the kernel allows, found out by trying
       exec.py                      one more process under the same restrictions, with pipes or a terminal
       events.py                    "look again" for whoever listens
 """

@@ -16,7 +16,7 @@ from pathlib import Path
 from cloudless.agent.runtime.base import Sandbox
 from cloudless.agent.runtime.process import landlock, seccomp
 from cloudless.agent.runtime.process.cgroups import Cgroups
-from cloudless.agent.runtime.process.probe import Finding
+from cloudless.agent.runtime.process.findings import Finding
 from cloudless.agent.runtime.process.processes import tasks_of_user
 from cloudless.agent.runtime.process.state import ReplicaFolder
 from cloudless.core.model import Feature

@@ -1,4 +1,4 @@
-"""What the kernel lets this process do, found out by trying: `python -I -S probe.py`, and `run` to call it.
+"""What the kernel lets this process do, found out by trying: `python -I -S probe.py` (findings.py runs it).
 
 Each attempt is made in a child of its own, because a filter above us may answer with SIGSYS instead of an error
 (Android does). One line each: `name 0|1 detail`. Standard library only.
@@ -9,20 +9,11 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 
 _LANDLOCK_CREATE_RULESET = 444
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x0002_0000, 0x1000_0000
 _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER = 22, 38, 36
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    available: bool
-    detail: str
 
 
 def _libc() -> ctypes.CDLL:
@@ -71,7 +62,7 @@ def _pidfd() -> tuple[int, str]:
     return 0, ""
 
 
-PROBES: dict[str, Callable[[], tuple[int, str]]] = {
+PROBES = {
     "landlock": _landlock,
     "no-new-privs": _no_new_privs,
     "seccomp": _seccomp,
@@ -82,7 +73,7 @@ PROBES: dict[str, Callable[[], tuple[int, str]]] = {
 }
 
 
-def _try(name: str) -> Finding:
+def _try(name: str) -> tuple[bool, str]:
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
@@ -97,28 +88,15 @@ def _try(name: str) -> Finding:
     os.close(read_end)
     _, status = os.waitpid(child, 0)
     if not answer:
-        return Finding(False, f"killed by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "no answer")
+        return False, f"killed by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "no answer"
     flag, _, detail = answer.partition(" ")
-    return Finding(flag == "1", detail)
-
-
-def run() -> dict[str, Finding]:
-    """Takes about 30 ms (one small interpreter). Never raises: without an answer everything is missing."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", __file__], capture_output=True, text=True, timeout=20, check=False
-        )
-        lines = [line.split(" ", 2) for line in done.stdout.splitlines()]
-    except (OSError, subprocess.TimeoutExpired):
-        lines = []
-    found = {name: Finding(flag == "1", detail) for name, flag, detail in lines}
-    return {name: found.get(name, Finding(False, "the probe did not answer")) for name in PROBES}
+    return flag == "1", detail
 
 
 def main() -> None:
     for name in PROBES:
-        finding = _try(name)
-        sys.stdout.write(f"{name} {int(finding.available)} {finding.detail}\n")
+        available, detail = _try(name)
+        sys.stdout.write(f"{name} {int(available)} {detail}\n")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from cloudless.agent.runtime.base import (
     Sandbox,
     SandboxView,
 )
-from cloudless.agent.runtime.process import confine, exec, probe, processes, records, state
+from cloudless.agent.runtime.process import confine, exec, findings, processes, records, state
 from cloudless.agent.runtime.process.cgroups import Cgroups
 from cloudless.agent.runtime.process.events import EventHub
 from cloudless.agent.runtime.process.failures import refused
@@ -89,10 +89,10 @@ class ProcessRuntime:
             self._guard = asyncio.create_task(self._guard_memory())
 
     async def _detect(self) -> confine.Abilities:
-        findings = await asyncio.to_thread(probe.run)
+        probes = await asyncio.to_thread(findings.run)
         cgroups = Cgroups.prepare(self._cgroup_prefix, root=self._root)
         arch = _ARCHITECTURES.get(platform.machine(), platform.machine())
-        return confine.Abilities(os.geteuid() == 0, arch, findings, cgroups)
+        return confine.Abilities(os.geteuid() == 0, arch, probes, cgroups)
 
     async def close(self) -> None:
         self._hub.close()
