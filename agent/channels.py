@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import structlog
 from opentelemetry import trace
@@ -22,8 +22,9 @@ from cloudless.agent import metrics
 from cloudless.agent.imports import receive_archive
 from cloudless.agent.logread import LogReader
 from cloudless.agent.logwatch import LogWatcher
-from cloudless.agent.runtime.base import ExecRequest, ExecSession, Runtime
+from cloudless.agent.runtime.base import ExecRequest, ExecSession, Image, Runtime
 from cloudless.api.v1 import session_pb2 as pb
+from cloudless.api.v1.convert import to_proto
 from cloudless.core.model import Assignment, ReplicaPhase
 from cloudless.errors import CloudlessError, Internal, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from cloudless.streams import MessageStream
@@ -32,6 +33,7 @@ log = structlog.get_logger(__name__)
 _tracer = trace.get_tracer("cloudless.agent")
 
 Stream: TypeAlias = MessageStream[pb.ChannelRequest, pb.ChannelResponse]
+SessionStream: TypeAlias = MessageStream[pb.ConnectRequest, pb.ConnectResponse]
 
 CHANNELS_AT_ONCE: Final = 128
 _FRAME_BYTES: Final = 64 * 1024
@@ -48,7 +50,7 @@ class Replicas(Protocol):
 
 
 class ChannelServer:
-    """`dial` opens a channel's stream to the coordinator of the session. `spool` is a folder for archives."""
+    """`dial` opens a channel's stream beside the session that asked for it. `spool` is a folder for archives."""
 
     def __init__(
         self,
@@ -56,7 +58,7 @@ class ChannelServer:
         replicas: Replicas,
         watcher: LogWatcher,
         *,
-        dial: Callable[[], Awaitable[Stream]],
+        dial: Callable[[SessionStream], Awaitable[Stream]],
         spool: Path,
     ) -> None:
         self._runtime = runtime
@@ -66,9 +68,9 @@ class ChannelServer:
         self._spool = spool
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def open(self, order: pb.OpenChannel) -> None:
+    def open(self, order: pb.OpenChannel, session: SessionStream) -> None:
         """Serves one channel in the background. Returns at once."""
-        task = asyncio.get_running_loop().create_task(self._serve(order))
+        task = asyncio.get_running_loop().create_task(self._serve(order, session))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -78,10 +80,10 @@ class ChannelServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _serve(self, order: pb.OpenChannel) -> None:
+    async def _serve(self, order: pb.OpenChannel, session: SessionStream) -> None:
         kind = order.WhichOneof("open") or "unknown"
         try:
-            stream = await self._dial()
+            stream = await self._dial(session)
         except (CloudlessError, OSError) as error:
             log.warning("channel.dial_failed", kind=kind, cause=str(error))
             return
@@ -170,9 +172,14 @@ class ChannelServer:
         container = self._container(asked.replica_id, asked.container)
         if not asked.command:
             raise InvalidArgument("no command was given", reason="NoCommand")
-        size = {"columns": asked.size.columns or 80, "rows": asked.size.rows or 24}
         request = ExecRequest(
-            asked.replica_id, container, tuple(asked.command), tty=asked.tty, stdin=asked.stdin, **size
+            asked.replica_id,
+            container,
+            tuple(asked.command),
+            tty=asked.tty,
+            stdin=asked.stdin,
+            columns=asked.size.columns or 80,
+            rows=asked.size.rows or 24,
         )
         session = await self._runtime.exec(request)
         log.info("exec.started", replica=asked.replica_id, container=container, tty=asked.tty)
@@ -204,11 +211,12 @@ class _Exec:
         output = asyncio.ensure_future(self._send_output())
         code = asyncio.ensure_future(self._session.wait())
         incoming = asyncio.ensure_future(self._take_input())
-        tasks = [output, code, incoming]
+        streams: tuple[asyncio.Future[Any], ...] = (incoming, output)
+        tasks: tuple[asyncio.Future[Any], ...] = (*streams, code)
         try:
             while not code.done():
                 await asyncio.wait([t for t in tasks if not t.done()], return_when=asyncio.FIRST_COMPLETED)
-                for task in (incoming, output):
+                for task in streams:
                     if task.done():
                         task.result()  # raises when the other side is gone
             await asyncio.wait([output], timeout=_OUTPUT_GRACE_S)
@@ -277,7 +285,7 @@ async def _receive(stream: Stream) -> pb.ChannelResponse:
     return message
 
 
-async def _archive(stream: Stream):  # type: ignore[no-untyped-def]
+async def _archive(stream: Stream) -> AsyncIterator[bytes]:
     """The bytes of an archive as they come; ends with its last byte."""
     while True:
         message = await _receive(stream)
@@ -290,9 +298,7 @@ async def _archive(stream: Stream):  # type: ignore[no-untyped-def]
                 raise InvalidArgument("something else than an archive's bytes came", reason="UnexpectedFrame")
 
 
-async def _send_image(stream: Stream, image: object) -> None:
-    from cloudless.api.v1.convert import to_proto
-
+async def _send_image(stream: Stream, image: Image) -> None:
     await _send(stream, pb.ChannelRequest(image=to_proto(image, pb.ImageInfo)))
 
 

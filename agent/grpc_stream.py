@@ -31,6 +31,7 @@ class Connection:
         self._clock = clock
         self._channel = open_channel(address, credentials)
         self._streams = 0
+        self._closed = False
         self._stub = session_pb2_grpc.SessionServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def connect(self) -> GrpcStream[pb.ConnectRequest, pb.ConnectResponse]:
@@ -54,6 +55,8 @@ class Connection:
         return error_from_rpc(error, credentials=self._credentials, now_ms=self._clock.now_ms())
 
     def _open(self, method: Any) -> GrpcStream[Any, Any]:
+        if self._closed:
+            raise Unavailable(f"the connection to {self.address} is closed", reason="StreamClosed")
         self._streams += 1
         return GrpcStream(method(), self)
 
@@ -61,6 +64,7 @@ class Connection:
         """A stream ended; the connection goes with the last one."""
         self._streams -= 1
         if self._streams <= 0:
+            self._closed = True
             await self._channel.close()
 
 
@@ -69,7 +73,7 @@ class GrpcStream(Generic[Out, In]):
 
     def __init__(self, call: Any, connection: Connection) -> None:
         self._call = call
-        self._connection = connection
+        self.connection = connection
         self._closed = False
 
     async def send(self, message: Out) -> None:
@@ -78,7 +82,7 @@ class GrpcStream(Generic[Out, In]):
         try:
             await self._call.write(message)
         except grpc.aio.AioRpcError as error:
-            raise self._connection.explain(error) from None
+            raise self.connection.explain(error) from None
         except asyncio.InvalidStateError:
             raise await self._end() from None
 
@@ -86,7 +90,7 @@ class GrpcStream(Generic[Out, In]):
         try:
             message = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise self._connection.explain(error) from None
+            raise self.connection.explain(error) from None
         except asyncio.InvalidStateError:
             raise await self._end() from None
         if message is not grpc.aio.EOF:
@@ -103,7 +107,7 @@ class GrpcStream(Generic[Out, In]):
             await self._call.trailing_metadata(),
             details=await self._call.details(),
         )
-        return self._connection.explain(status)
+        return self.connection.explain(status)
 
     async def close(self) -> None:
         """Half-closes and gives the peer a moment to take in what was sent; then the call is cancelled."""
@@ -117,4 +121,4 @@ class GrpcStream(Generic[Out, In]):
                     await self._call.code()
         finally:
             self._call.cancel()
-            await self._connection.release()
+            await self.connection.release()

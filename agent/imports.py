@@ -22,9 +22,7 @@ _CHECK_EVERY_BYTES: Final = 16 * 2**20
 async def receive_archive(data: AsyncIterator[bytes], spool: Path) -> AsyncIterator[tuple[Path, int]]:
     """Writes what comes to a file below `spool` (made if need be) and hands over its path and size; the file is
     deleted at the end of the block. Raises ResourceExhausted with reason `DiskFull` before the disk is full."""
-    spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix="import-", suffix=".tar", dir=spool)
-    path = Path(name)
+    descriptor, path = _make_file(spool)
     try:
         size = 0
         unchecked = _CHECK_EVERY_BYTES
@@ -42,7 +40,13 @@ async def receive_archive(data: AsyncIterator[bytes], spool: Path) -> AsyncItera
                 size += len(piece)
         yield path, size
     finally:
-        path.unlink(missing_ok=True)
+        os.unlink(path)
+
+
+def _make_file(spool: Path) -> tuple[int, Path]:
+    spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix="import-", suffix=".tar", dir=spool)
+    return descriptor, Path(name)
 
 
 def empty_spool(spool: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import structlog
 
@@ -25,6 +25,8 @@ from cloudless.errors import Unavailable
 from cloudless.streams import MessageStream
 
 log = structlog.get_logger(__name__)
+
+Stream: TypeAlias = MessageStream[pb.ConnectRequest, pb.ConnectResponse]
 
 HEARTBEAT_INTERVAL_MS_MIN: Final = 100
 HEARTBEAT_INTERVAL_MS_DEFAULT: Final = 1_000
@@ -58,16 +60,16 @@ class LinkServices:
     instance_id: str
     device: Callable[[], DeviceInfo]
     usage: Callable[[], NodeUsage]
-    open_channel: Callable[[pb.OpenChannel], None]
+    open_channel: Callable[[pb.OpenChannel, Stream], None]
     learn_coordinators: Callable[[tuple[str, ...]], None]
 
 
 class Link:
     """One session's stream. `greet`, then `run` until it ends; `close` whatever happened."""
 
-    def __init__(self, stream: MessageStream[pb.ConnectRequest, pb.ConnectResponse], services: LinkServices) -> None:
+    def __init__(self, stream: Stream, services: LinkServices) -> None:
         self.coordinator_id = ""
-        self._stream = stream
+        self.stream = stream
         self._services = services
         self._sending = asyncio.Lock()
         self._interval_s = HEARTBEAT_INTERVAL_MS_DEFAULT / 1000
@@ -91,7 +93,7 @@ class Link:
         )
         hello.device.CopyFrom(to_proto(services.device(), types_pb2.DeviceInfo))
         await self._send(pb.ConnectRequest(hello=hello))
-        answer = await self._stream.receive()
+        answer = await self.stream.receive()
         if answer is None or answer.WhichOneof("message") != "welcome":
             raise Unavailable("the coordinator did not welcome this node", reason="NoWelcome")
         welcome = answer.welcome
@@ -121,7 +123,7 @@ class Link:
             await self.close()
 
     async def close(self) -> None:
-        await self._stream.close()
+        await self.stream.close()
 
     async def goodbye(self, reason: str) -> None:
         await self._send(pb.ConnectRequest(goodbye=pb.Goodbye(reason=reason)))
@@ -135,7 +137,7 @@ class Link:
 
     async def _send(self, message: pb.ConnectRequest) -> None:
         async with self._sending:
-            await self._stream.send(message)
+            await self.stream.send(message)
 
     async def _beat(self) -> None:
         sequence = 0
@@ -220,7 +222,7 @@ class Link:
 
     async def _receive(self) -> None:
         while True:
-            message = await self._stream.receive()
+            message = await self.stream.receive()
             if message is None:
                 return
             self._heard_s = self._now_s()
@@ -238,6 +240,6 @@ class Link:
                         self._acknowledged_sequence = sequence
                         self._acknowledged.set()
                 case "open_channel":
-                    self._services.open_channel(message.open_channel)
+                    self._services.open_channel(message.open_channel, self.stream)
                 case other:  # a later coordinator may say more than this agent understands
                     log.debug("session.message_ignored", message=other)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -59,7 +59,7 @@ class LogReader:
             segment.close()
         self._segments.clear()
 
-    async def chunks(self, *, follow: bool, finished: Callable[[], bool]) -> AsyncIterator[bytes]:
+    async def chunks(self, *, follow: bool, finished: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
         """Whole lines, some at a time, in order; the last line may lack its newline. With `follow` it goes on until
         `finished` and all was read. A slow consumer slows the reading, never the container."""
         await self._open()

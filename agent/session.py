@@ -18,14 +18,11 @@ from typing import Final, TypeAlias
 import structlog
 
 from cloudless.agent import metrics
-from cloudless.agent.link import Link, LinkServices
-from cloudless.api.v1 import session_pb2 as pb
+from cloudless.agent.link import Link, LinkServices, Stream
 from cloudless.errors import CloudlessError
-from cloudless.streams import MessageStream
 
 log = structlog.get_logger(__name__)
 
-Stream: TypeAlias = MessageStream[pb.ConnectRequest, pb.ConnectResponse]
 Connect: TypeAlias = Callable[[str], Awaitable[Stream]]
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -71,6 +68,11 @@ class Session:
     def connected(self) -> bool:
         """Whether a coordinator has welcomed this agent and the link stands."""
         return self._live is not None and not self._live.task.done()
+
+    @property
+    def stream(self) -> Stream | None:
+        """The stream of the link that stands now."""
+        return self._live.link.stream if self._live is not None and self.connected else None
 
     def rotate(self) -> None:
         """Asks for a new link (the credentials changed); the old one serves until the new one is welcomed."""

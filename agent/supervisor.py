@@ -190,7 +190,7 @@ class Supervisor:
                     self._post(replica_id, m.SomethingChanged())
                 case plan.LeaveAlone(replica_id):
                     self._strangers |= {replica_id}
-        for replica_id in set(self._facts) - set(self._assignments or ()) - set(self._replicas):
+        for replica_id in sorted(set(self._facts) - set(self._assignments or ()) - set(self._replicas)):
             if self._assignments is not None:
                 self._forget_facts(replica_id)
 
@@ -390,7 +390,7 @@ class Supervisor:
             wanted, self._to_look = self._to_look, set()
             survey, self._survey_wanted = self._survey_wanted, False
             self._gone_while_looking.clear()
-            ended = {r: self._replicas[r].operations_ended for r in wanted if r in self._replicas}
+            ended = {r: self._replicas[r].operations_ended for r in sorted(wanted) if r in self._replicas}
             try:
                 async with asyncio.timeout(LIST_TIMEOUT_S):
                     views = {view.replica_id: view for view in await self._runtime.list()}

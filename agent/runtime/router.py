@@ -28,6 +28,7 @@ from cloudless.core.spec import Container, WorkloadSpec
 from cloudless.errors import CloudlessError, FailedPrecondition, InvalidArgument, NotFound
 
 _PROCESS = "process"
+_EVENTS_MAX = 1024
 
 
 class RouterRuntime:
@@ -38,6 +39,13 @@ class RouterRuntime:
     def __init__(self, runtimes: Sequence[Runtime]) -> None:
         self._runtimes = tuple(runtimes)
         self._holders: dict[str, Runtime] = {}
+        self._listeners: set[asyncio.Queue[RuntimeEvent | Exception | None]] = set()
+
+    def add(self, runtime: Runtime) -> None:
+        """One more, started already. Whoever listens to events is made to listen, and look, again."""
+        self._runtimes = (*self._runtimes, runtime)
+        for queue in self._listeners:
+            queue.put_nowait(None)
 
     async def start(self) -> None:
         for runtime in self._runtimes:
@@ -125,17 +133,20 @@ class RouterRuntime:
 
     async def events(self) -> AsyncIterator[RuntimeEvent]:
         """The events of all, until the first runtime's stream ends or fails."""
-        queue: asyncio.Queue[RuntimeEvent | Exception | None] = asyncio.Queue(maxsize=1024)
+        queue: asyncio.Queue[RuntimeEvent | Exception | None] = asyncio.Queue()
 
         async def pump(runtime: Runtime) -> None:
             end: Exception | None = None
             try:
                 async for event in runtime.events():
-                    await queue.put(event)
+                    if queue.qsize() >= _EVENTS_MAX:
+                        break  # the listener is too slow: it looks at everything instead
+                    queue.put_nowait(event)
             except CloudlessError as error:
                 end = error
-            await queue.put(end)
+            queue.put_nowait(end)
 
+        self._listeners.add(queue)
         pumps = [asyncio.ensure_future(pump(runtime)) for runtime in self._runtimes]
         try:
             while True:
@@ -146,6 +157,7 @@ class RouterRuntime:
                     return
                 yield item
         finally:
+            self._listeners.discard(queue)
             for task in pumps:
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -1,0 +1,293 @@
+"""`cloudless-agent`: puts the agent together and runs it until it is told to end.
+
+SIGTERM and SIGINT end it gracefully: the coordinator is told, workloads go on running, exit code 0. Other exit codes
+are those of the error that ended it (2: a bad setting; 1: refused enrolment and the like).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import os
+import random
+import signal
+import sys
+import uuid
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Final, TextIO, TypeVar
+
+import structlog
+
+from cloudless import __version__
+from cloudless.agent import enrolling
+from cloudless.agent.channels import ChannelServer
+from cloudless.agent.grpc_stream import Connection, GrpcStream
+from cloudless.agent.imports import empty_spool
+from cloudless.agent.journal import Journal
+from cloudless.agent.link import LinkServices
+from cloudless.agent.logwatch import LogWatcher
+from cloudless.agent.probing import NetworkProber
+from cloudless.agent.runtimes import Runtimes
+from cloudless.agent.session import Session
+from cloudless.agent.supervisor import Supervisor
+from cloudless.clock import SystemClock
+from cloudless.config import AgentConfig, load
+from cloudless.core.model import DeviceInfo, NodeUsage
+from cloudless.errors import CloudlessError, FailedPrecondition, Unavailable
+from cloudless.identity.credentials import Credentials
+from cloudless.observe import log as logging_setup
+from cloudless.observe import metrics as metrics_server
+from cloudless.observe import tracing
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+_LOOK_INTERVAL_S: Final = 60.0
+
+
+class Agent:
+    """One agent of this process, composed from its configuration."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        self._config = config
+        self._clock = SystemClock()
+        self._random = random.SystemRandom()
+        self._stopping = asyncio.Event()
+        self._device = DeviceInfo()
+        self._addresses: tuple[str, ...] = ()
+
+    def stop(self) -> None:
+        """Ends `run` gracefully."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Runs until `stop`. Raises a CloudlessError when it cannot start."""
+        config = self._config
+        credentials, learnt = await self._until_stopped(
+            enrolling.obtain(config, self._clock, jitter=self._random.random)
+        )
+        name = credentials.spiffe_id.name
+        structlog.contextvars.bind_contextvars(node=name)
+        runtimes = Runtimes(config, self._clock, node_name=name)
+        await self._until_stopped(runtimes.open())
+        try:
+            await self._serve(credentials, learnt, runtimes)
+        finally:
+            await runtimes.router.close()
+
+    async def _until_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`; raises CancelledError when the agent shall end before it is there."""
+        working = asyncio.ensure_future(work)
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise asyncio.CancelledError
+            return working.result()
+        finally:
+            for task in (working, stopping):
+                task.cancel()
+            await asyncio.gather(working, stopping, return_exceptions=True)
+
+    async def _serve(self, credentials: Credentials, learnt: tuple[str, ...], runtimes: Runtimes) -> None:
+        from cloudless.agent.device import UsageSampler
+        from cloudless.identity.renewal import Renewer
+
+        config, clock, jitter = self._config, self._clock, self._random.random
+        router = runtimes.router
+        # A journal of another fabric says nothing here; the trust bundle is what makes a fabric.
+        fabric = hashlib.sha256(credentials.bundle_pem).hexdigest()[:16]
+        journal = Journal(config.data_dir / "journal", fabric=fabric)
+        prober = NetworkProber(router)
+        supervisor = Supervisor(router, journal, clock, prober, jitter=jitter, runtime_name=router.runtime_name)
+        supervisor.load()
+        journal.learn_coordinators(learnt)
+        await self._detect(runtimes)
+        sampler = UsageSampler(config.data_dir, clock=clock, metered=self._device.metered)
+        watcher = LogWatcher(max_bytes=config.runtime.log_max_bytes)
+        spool = config.data_dir / "spool"
+        empty_spool(spool)
+        channels = ChannelServer(router, supervisor, watcher, dial=_dial, spool=spool)
+        holder = _Holder(credentials)
+        last_usage = [NodeUsage()]
+
+        def usage() -> NodeUsage:
+            last_usage[0] = sampler.sample()
+            return last_usage[0]
+
+        async def connect(address: str) -> GrpcStream:  # type: ignore[type-arg]
+            return Connection(address, holder.credentials, clock).connect()
+
+        services = LinkServices(
+            node=supervisor,
+            clock=clock,
+            boot_id=_boot_id(),
+            instance_id=str(uuid.uuid4()),
+            device=lambda: self._device,
+            usage=usage,
+            open_channel=channels.open,
+            learn_coordinators=journal.learn_coordinators,
+        )
+        session = Session(connect, services, addresses=lambda: _addresses(config, journal.coordinators), jitter=jitter)
+
+        async def renew(csr_der: bytes) -> tuple[bytes, int]:
+            stream = session.stream
+            if not isinstance(stream, GrpcStream):
+                raise Unavailable("no coordinator is connected", reason="CoordinatorUnreachable")
+            return await stream.connection.renew(csr_der)
+
+        def renewed(fresh: Credentials) -> None:
+            holder.credentials = fresh
+            session.rotate()
+
+        renewer = Renewer(
+            credentials,
+            renew=renew,
+            save=lambda fresh: fresh.save(enrolling.identity_directory(config)),
+            on_renewed=renewed,
+            clock=clock,
+            jitter=jitter,
+        )
+        serving = await metrics_server.serve(config.metrics, health=lambda: not self._stopping.is_set())
+        log.info(
+            "agent.started",
+            version=__version__,
+            runtimes=[runtime.name for runtime in self._device.runtimes if runtime.available],
+            metrics=serving.address if serving else "",
+        )
+        jobs = [
+            supervisor.run(),
+            session.run(),
+            renewer.run(),
+            watcher.run(),
+            _watch_logs(supervisor, router.log_path, watcher),
+            self._look_at_device(runtimes, session, lambda: last_usage[0]),
+        ]
+        tasks = [asyncio.ensure_future(job) for job in jobs]
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopping}:
+                task.result()
+        finally:
+            log.info("agent.stopping")
+            await session.goodbye("the agent was told to end")
+            await channels.close()
+            for task in (*tasks, stopping):
+                task.cancel()
+            await asyncio.gather(*tasks, stopping, return_exceptions=True)
+            if serving is not None:
+                await serving.close()
+            log.info("agent.stopped")
+
+    async def _detect(self, runtimes: Runtimes) -> None:
+        from cloudless.agent import device
+
+        described = await runtimes.describe()
+        self._device = await asyncio.to_thread(device.detect, self._config, described, clock=self._clock)
+
+    async def _look_at_device(self, runtimes: Runtimes, session: Session, usage: Callable[[], NodeUsage]) -> None:
+        """Notices what changes seldom: a runtime that came, addresses, power, the link. Costs next to nothing while
+        nothing does."""
+        from cloudless.agent.device import System
+        from cloudless.agent.device.network import addresses
+
+        system = System.here()
+        while True:
+            await asyncio.sleep(_LOOK_INTERVAL_S)
+            came = await runtimes.look_again()
+            now, known = usage(), self._device
+            link = (now.power_source or known.power_source, now.metered if now.power_source else known.metered)
+            if came or addresses(system) != known.addresses or link != (known.power_source, known.metered):
+                await self._detect(runtimes)
+                log.info("device.changed", addresses=list(self._device.addresses), power=self._device.power_source)
+                session.device_changed()
+
+
+class _Holder:
+    """The present credentials."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self.credentials = credentials
+
+
+async def _dial(session: object) -> GrpcStream:  # type: ignore[type-arg]
+    assert isinstance(session, GrpcStream)
+    return session.connection.channel()
+
+
+def _addresses(config: AgentConfig, learnt: Sequence[str]) -> tuple[str, ...]:
+    """Configured addresses first; those that were learnt are tried as well."""
+    return tuple(dict.fromkeys([*config.coordinators, *learnt]))
+
+
+async def _watch_logs(supervisor: Supervisor, log_path: Callable[[str, str], Path], watcher: LogWatcher) -> None:
+    version = -1
+    while True:
+        await supervisor.reports.wait_beyond(version)
+        version = supervisor.reports.version
+        paths = []
+        for replica_id, assignment in supervisor.running().items():
+            with contextlib.suppress(CloudlessError):  # it has no sandbox yet
+                paths += [log_path(replica_id, container.name) for container in assignment.spec.containers]
+        watcher.watch(paths)
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _prepare(config: AgentConfig) -> TextIO:
+    """The data folder, mode 0700, and its lock, held while the file is open. Raises FailedPrecondition."""
+    try:
+        config.data_dir.mkdir(parents=True, exist_ok=True)
+        config.data_dir.chmod(0o700)
+        lock = open(config.data_dir / "lock", "a+")  # noqa: SIM115 (held until the process ends)
+    except OSError as error:
+        raise FailedPrecondition(
+            f"cannot use {config.data_dir}: {error.strerror}", reason="DataFolderUnusable", remedy="set data_dir"
+        ) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise FailedPrecondition(
+            f"another agent uses {config.data_dir}",
+            reason="AlreadyRunning",
+            remedy="stop it, or give this one a data_dir of its own",
+        ) from None
+    return lock
+
+
+async def _run(config: AgentConfig) -> None:
+    agent = Agent(config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, agent.stop)
+    with contextlib.suppress(asyncio.CancelledError):
+        await agent.run()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the agent with these arguments (default: the command line's) and returns the exit code."""
+    try:
+        config = load(AgentConfig, "cloudless-agent", sys.argv[1:] if argv is None else argv, os.environ)
+        logging_setup.configure(config.log, "agent")
+        flush_traces = tracing.configure(config.tracing, "cloudless-agent")
+        with _prepare(config):
+            asyncio.run(_run(config))
+        flush_traces()
+    except CloudlessError as error:
+        sys.stderr.write(f"cloudless-agent: {error.reason}: {error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
