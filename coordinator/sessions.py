@@ -8,6 +8,7 @@ kept here, on the monotonic clock, and are never entries of the log; only transi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -92,7 +93,9 @@ class SessionHub:
         self._sessions: dict[str, AgentSession] = {}
         self._contacts: dict[str, Contact] = {}
         self._began_at_ms = clock.monotonic_ms()
-        self._look_due = asyncio.Event()
+        self._to_judge: set[str] = set()
+        self._look_again_at_ms = 0  # monotonic; when the earliest deadline of any node comes
+        self._judge_due = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
 
@@ -233,7 +236,7 @@ class SessionHub:
         self._sessions[node_id] = session
         self._contacts[node_id] = Contact(heard_at_ms=session.heard_at_ms)
         SESSIONS.set(len(self._sessions))
-        self._look_due.set()
+        self._judge_soon(node_id)
         log.info(
             "session.connected",
             node=node_id,
@@ -276,14 +279,15 @@ class SessionHub:
         self._contacts[node_id] = dataclasses.replace(
             self._contacts.get(node_id, NO_CONTACT), broke_at_ms=self._clock.monotonic_ms(), left=session.left
         )
-        self._look_due.set()
+        self._judge_soon(node_id)
 
     def _on_leadership(self, leading: bool) -> None:
         """Leases are the leader's: a new one has to hear of every node first."""
         if leading:
             self._began_at_ms = self._clock.monotonic_ms()
             self._contacts = {name: Contact(heard_at_ms=s.heard_at_ms) for name, s in self._sessions.items()}
-        self._look_due.set()
+        self._look_again_at_ms = self._clock.monotonic_ms()
+        self._judge_due.set()
 
     async def _keep(self, job: Callable[[], Awaitable[None]]) -> None:
         """A bug in a loop is said aloud and must not silence the loop: it begins anew from the present state."""
@@ -340,37 +344,49 @@ class SessionHub:
     # Judging the silent
 
     async def _judge_forever(self) -> None:
+        self._look_again_at_ms = self._clock.monotonic_ms()
         while True:
-            self._look_due.clear()
-            again_at_ms, verdicts = self._look() if self._store.leading else (None, [])
+            self._judge_due.clear()
+            verdicts = self._look() if self._store.leading else []
             for start in range(0, len(verdicts), _PROPOSALS_AT_ONCE):
                 await asyncio.gather(*(self._record(n, v) for n, v in verdicts[start : start + _PROPOSALS_AT_ONCE]))
-            wait_ms = _LOOK_INTERVAL_MS_MAX
-            if again_at_ms is not None:
-                wait_ms = min(wait_ms, again_at_ms - self._clock.monotonic_ms())
+            now_ms = self._clock.monotonic_ms()
             if verdicts:
                 # Once more soon: a proposal may have failed.
-                wait_ms = min(wait_ms, self._config.heartbeat_interval_ms)
-            try:
-                async with asyncio.timeout(max(wait_ms, _LOOK_INTERVAL_MS_MIN) / 1000):
-                    await self._look_due.wait()
-            except TimeoutError:
-                continue
+                self._look_again_at_ms = min(self._look_again_at_ms, now_ms + self._config.heartbeat_interval_ms)
+            wait_ms = max(self._look_again_at_ms - now_ms, _LOOK_INTERVAL_MS_MIN)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_ms / 1000):
+                    await self._judge_due.wait()
 
-    def _look(self) -> tuple[int | None, list[tuple[Node, Judgement]]]:
-        """When to look again (monotonic ms), and every judgement that says something, by node id."""
+    def _judge_soon(self, node_id: str) -> None:
+        self._to_judge.add(node_id)
+        self._judge_due.set()
+
+    def _look(self) -> list[tuple[Node, Judgement]]:
+        """Every judgement that says something, by node id: of all nodes when the earliest deadline has come, else of
+        those that something happened to, so that a thousand agents that connect cost no thousand looks at all."""
         now_ms = self._clock.monotonic_ms()
-        again_at_ms: int | None = None
+        nodes = self._store.snapshot.state.nodes
+        chosen: Iterable[str] = self._to_judge
+        if now_ms >= self._look_again_at_ms:
+            chosen = nodes
+            self._look_again_at_ms = now_ms + _LOOK_INTERVAL_MS_MAX
         verdicts: list[tuple[Node, Judgement]] = []
-        for node_id, node in self._store.snapshot.state.nodes.items():
+        for node_id in chosen:
+            node = nodes.get(node_id)
+            if node is None:
+                self._contacts.pop(node_id, None)  # removed; its session ended after that
+                continue
             contact = self._lease(node, self._contacts.get(node_id, NO_CONTACT), now_ms)
             verdict = judge(node.state, contact, self._terms, began_at_ms=self._began_at_ms, now_ms=now_ms)
             if verdict.state is not None:
                 verdicts.append((node, verdict))
             elif verdict.again_at_ms is not None:
-                again_at_ms = min(verdict.again_at_ms, again_at_ms or verdict.again_at_ms)
+                self._look_again_at_ms = min(self._look_again_at_ms, verdict.again_at_ms)
+        self._to_judge = set()
         verdicts.sort(key=lambda row: row[0].id)
-        return again_at_ms, verdicts
+        return verdicts
 
     def _lease(self, node: Node, contact: Contact, now_ms: int) -> Contact:
         """Starts the lease of a node that is recorded as unreachable, and ends that of one that is not."""
@@ -397,7 +413,7 @@ class SessionHub:
             transition=f"{node.state}->{verdict.state}",
             cause=verdict.reason,
         )
-        self._look_due.set()
+        self._judge_soon(node.id)  # its lease begins
 
 
 def _nodes_to_tell(before: State, batch: Batch[State]) -> Iterable[str]:
@@ -410,6 +426,6 @@ def _nodes_to_tell(before: State, batch: Batch[State]) -> Iterable[str]:
                 nodes.update({replica.node_id: True for replica in (old, new) if replica is not None})
         elif change.kind == "workload":
             key = (change.namespace, change.key)
-            for replica_id in batch.state.replicas_by_workload.get(key, ()):
+            for replica_id in sorted(batch.state.replicas_by_workload.get(key, ())):
                 nodes[batch.state.replicas[replica_id].node_id] = True
     return nodes
