@@ -70,6 +70,9 @@ def translate(error: grpc.aio.AioRpcError) -> CloudlessError:
         return Unavailable(
             f"containerd does not answer: {details}", reason="RuntimeUnavailable", remedy="is containerd running?"
         )
+    # the daemon's own clock may be the first to notice that the time is over
+    if error.code() is grpc.StatusCode.UNKNOWN and details.startswith("context deadline exceeded"):
+        return DeadlineExceeded(f"containerd: {details}")
     # 1.6 has no status of its own for "the daemon is shutting down" and for a shim that went away
     if error.code() is grpc.StatusCode.UNKNOWN and details.endswith((": ttrpc: closed", "ttrpc: closed: unknown")):
         return Unavailable(f"containerd: {details}", reason="RuntimeUnavailable")

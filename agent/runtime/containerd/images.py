@@ -19,7 +19,7 @@ import structlog
 from prometheus_client import Counter
 
 from cloudless.agent.runtime.base import Image
-from cloudless.agent.runtime.containerd import archive, content
+from cloudless.agent.runtime.containerd import archive, content, users
 from cloudless.agent.runtime.containerd.api import diff_pb2, images_pb2, snapshots_pb2, types_pb2
 from cloudless.agent.runtime.containerd.client import TASK_TIMEOUT_S, Client
 from cloudless.agent.runtime.containerd.tarindex import BadArchive
@@ -71,6 +71,7 @@ class ImageStore:
         self._client = client
         self._platform = this_platform()
         self._resolved: dict[str, ResolvedImage] = {}  # by target digest; bounded
+        self._accounts: dict[str, tuple[str, str]] = {}  # passwd and group by chain id; bounded
         self._importing = asyncio.Lock()  # containerd admits one writer of a blob
         self.snapshotter = "overlayfs"
 
@@ -135,6 +136,28 @@ class ImageStore:
     def forget(self, digest: str) -> None:
         """Looks at the image anew next time: its snapshot turned out to be gone."""
         self._resolved = {key: image for key, image in self._resolved.items() if image.digest != digest}
+
+    async def account_files(self, image: ResolvedImage) -> tuple[str, str]:
+        """/etc/passwd and /etc/group of an image, read once. Raises FailedPrecondition(reason="ImageMissing")."""
+        if image.chain_id in self._accounts or not image.chain_id:
+            return self._accounts.get(image.chain_id, ("", ""))
+        key, snapshots = f"accounts-{uuid.uuid4()}", self._client.snapshots
+        async with self._client.lease():
+            view = snapshots_pb2.ViewSnapshotRequest(snapshotter=self.snapshotter, key=key, parent=image.chain_id)
+            try:
+                mounts = (await self._client.call(snapshots.View, view)).mounts
+            except NotFound:
+                self.forget(image.digest)
+                raise FailedPrecondition(f"the image {image.name} is not unpacked", reason="ImageMissing") from None
+            try:
+                passwd = await asyncio.to_thread(users.read_from_mounts, mounts, "/etc/passwd")
+                group = await asyncio.to_thread(users.read_from_mounts, mounts, "/etc/group")
+            finally:
+                await self._discard(key)
+        if len(self._accounts) >= _CACHE_MAX:
+            self._accounts.clear()
+        self._accounts[image.chain_id] = (passwd, group)
+        return passwd, group
 
     async def _resolve(self, name: str, target: types_pb2.Descriptor) -> ResolvedImage:
         manifest_digest, document = await self._manifest(target.digest)

@@ -1,0 +1,236 @@
+"""One container's life in containerd: record, snapshot, task; start, stop, end, removal.
+
+Order matters. The record comes before its snapshot, because the record is what keeps the snapshot from the garbage
+collector. The task goes before the record, because a record deleted above a live task leaves its shim without an owner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import any_pb2
+
+from cloudless.agent.runtime.containerd.api import (
+    containers_pb2,
+    process_pb2,
+    runc_options_pb2,
+    snapshots_pb2,
+    tasks_pb2,
+)
+from cloudless.agent.runtime.containerd.client import TASK_TIMEOUT_S, Client
+from cloudless.errors import (
+    AlreadyExists,
+    CloudlessError,
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+)
+
+SPEC_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
+PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
+_OPTIONS_TYPE = "containerd.runc.v1.Options"
+RUNTIME = "io.containerd.runc.v2"
+_KILL_WAIT_S = 30.0
+# what the OCI runtimes say when the workload itself is at fault: program, working directory, user
+_WORKLOAD_AT_FAULT = re.compile(r'exec: ".*|executable file not found|exec format error|chdir to cwd')
+_FAILURE_PREFIX = re.compile(r"^.*(OCI runtime \w+ failed: )(runc create failed: )?")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that one start needs."""
+
+    container_id: str
+    labels: Mapping[str, str]
+    image: str
+    chain_id: str
+    spec: Mapping[str, Any]
+    log: Path
+    binary: str  # of the OCI runtime; empty: the shim's default
+    attempt: int
+
+    @property
+    def snapshot_key(self) -> str:
+        return f"{self.container_id}-{self.attempt}"
+
+
+class Tasks:
+    """Event loop only. Calls for one container must not overlap; that is the caller's lock."""
+
+    def __init__(self, client: Client, *, snapshotter: str) -> None:
+        self._client = client
+        self._snapshotter = snapshotter
+
+    async def start(self, plan: Plan) -> int:
+        """Starts a container that has no task; returns its pid. Leaves nothing behind when it fails. Raises
+        InvalidArgument(reason="StartFailed") where the workload is at fault, FailedPrecondition where the node is."""
+        await self._record(plan)
+        try:
+            mounts = await self._prepare(plan)
+            uri = "file://" + urllib.parse.quote(str(plan.log))
+            create = tasks_pb2.CreateTaskRequest(
+                container_id=plan.container_id, rootfs=mounts, stdout=uri, stderr=uri, options=_options(plan.binary)
+            )
+            await self._client.call(self._client.tasks.Create, create, timeout=TASK_TIMEOUT_S)
+            start = tasks_pb2.StartRequest(container_id=plan.container_id)
+            return int((await self._client.call(self._client.tasks.Start, start, timeout=TASK_TIMEOUT_S)).pid)
+        except Internal as error:
+            await self._give_up(plan.container_id)
+            raise start_failure(error.message) from None
+        except NotFound as error:  # the parent snapshot: the image was deleted meanwhile
+            await self._give_up(plan.container_id)
+            raise FailedPrecondition(
+                f"the image {plan.image} is not unpacked: {error.message}", reason="ImageMissing"
+            ) from None
+        except BaseException:
+            await self._give_up(plan.container_id)
+            raise
+
+    async def find(self, container_id: str) -> containers_pb2.Container | None:
+        request = containers_pb2.GetContainerRequest(id=container_id)
+        try:
+            answer: Any = await self._client.call(self._client.containers.Get, request)
+        except NotFound:
+            return None
+        record: containers_pb2.Container = answer.container
+        return record
+
+    async def process(self, container_id: str) -> process_pb2.Process | None:
+        """The container's task; None: it has none."""
+        try:
+            answer: Any = await self._client.call(
+                self._client.tasks.Get, tasks_pb2.GetRequest(container_id=container_id)
+            )
+        except NotFound:
+            return None
+        found: process_pb2.Process = answer.process
+        return found
+
+    async def add_labels(self, container_id: str, labels: Mapping[str, str]) -> None:
+        request = containers_pb2.UpdateContainerRequest(
+            container=containers_pb2.Container(id=container_id, labels=dict(labels))
+        )
+        request.update_mask.paths.extend(f"labels.{name}" for name in labels)
+        await self._client.call(self._client.containers.Update, request)
+
+    async def stop(self, container_id: str, *, number: int, grace_ms: int) -> None:
+        """Asks the task to end, then kills it; returns once it has exited. One that is gone has exited."""
+        if grace_ms > 0:
+            await self._signal(container_id, number, everyone=False)
+            if await self._exited(container_id, timeout_s=grace_ms / 1000):
+                return
+        await self._signal(container_id, signal.SIGKILL, everyone=True)
+        if not await self._exited(container_id, timeout_s=_KILL_WAIT_S):
+            raise DeadlineExceeded(f"{container_id} does not end, even though it was killed")
+
+    async def delete_task(self, container_id: str) -> None:
+        """Deletes a task that has exited, with its cgroup, once its output is written. Repeatable."""
+        request = tasks_pb2.DeleteTaskRequest(container_id=container_id)
+        with contextlib.suppress(NotFound):
+            await self._client.call(self._client.tasks.Delete, request, timeout=TASK_TIMEOUT_S)
+
+    async def remove(self, container_id: str) -> None:
+        """Kills and deletes task, record and snapshot. Repeatable; what is gone is no error."""
+        task = await self.process(container_id)
+        if task is not None:
+            if task.status != process_pb2.STOPPED:
+                await self.stop(container_id, number=signal.SIGKILL, grace_ms=0)
+            await self.delete_task(container_id)
+        record = await self.find(container_id)
+        if record is None:
+            return
+        with contextlib.suppress(NotFound):
+            request = containers_pb2.DeleteContainerRequest(id=container_id)
+            await self._client.call(self._client.containers.Delete, request)
+        if record.snapshot_key:
+            await self.remove_snapshot(record.snapshotter, record.snapshot_key)
+
+    async def remove_snapshot(self, snapshotter: str, key: str) -> None:
+        request = snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=key)
+        with contextlib.suppress(NotFound):
+            await self._client.call(self._client.snapshots.Remove, request)
+
+    async def _record(self, plan: Plan) -> None:
+        """Writes the container's record, over the one of an earlier attempt."""
+        container = containers_pb2.Container(
+            id=plan.container_id,
+            labels=dict(plan.labels),
+            image=plan.image,
+            runtime=containers_pb2.Container.Runtime(name=RUNTIME, options=_options(plan.binary)),
+            spec=any_pb2.Any(type_url=SPEC_TYPE, value=json.dumps(plan.spec, separators=(",", ":")).encode()),
+            snapshotter=self._snapshotter,
+            snapshot_key=plan.snapshot_key,
+        )
+        create = containers_pb2.CreateContainerRequest(container=container)
+        try:
+            await self._client.call(self._client.containers.Create, create)
+        except AlreadyExists:
+            earlier = await self.find(plan.container_id)
+            update = containers_pb2.UpdateContainerRequest(container=container)
+            update.update_mask.paths.extend(("labels", "image", "spec", "snapshotkey"))
+            await self._client.call(self._client.containers.Update, update)
+            if earlier is not None and earlier.snapshot_key not in ("", plan.snapshot_key):
+                await self.remove_snapshot(earlier.snapshotter, earlier.snapshot_key)
+
+    async def _prepare(self, plan: Plan) -> Sequence[Any]:
+        request = snapshots_pb2.PrepareSnapshotRequest(
+            snapshotter=self._snapshotter, key=plan.snapshot_key, parent=plan.chain_id
+        )
+        try:
+            answer: Any = await self._client.call(self._client.snapshots.Prepare, request)
+        except AlreadyExists:  # of a start that was cut short: nothing ran on it
+            await self.remove_snapshot(self._snapshotter, plan.snapshot_key)
+            answer = await self._client.call(self._client.snapshots.Prepare, request)
+        mounts: Sequence[Any] = answer.mounts
+        return mounts
+
+    async def _give_up(self, container_id: str) -> None:
+        # containerd may be away just now; the next start or removal of this replica finds what is left
+        with contextlib.suppress(CloudlessError):
+            await self.remove(container_id)
+
+    async def _signal(self, container_id: str, number: int, *, everyone: bool) -> None:
+        request = tasks_pb2.KillRequest(container_id=container_id, signal=number, all=everyone)
+        try:
+            await self._client.call(self._client.tasks.Kill, request)
+        except (NotFound, FailedPrecondition):  # already ended
+            return
+        except Internal as error:
+            if "process already finished" not in error.message and "no such process" not in error.message:
+                raise
+
+    async def _exited(self, container_id: str, *, timeout_s: float) -> bool:
+        """False: it still runs after that time."""
+        try:
+            request = tasks_pb2.WaitRequest(container_id=container_id)
+            await self._client.call(self._client.tasks.Wait, request, timeout=timeout_s)
+        except NotFound:
+            return True
+        except DeadlineExceeded:
+            return False
+        return True
+
+
+def start_failure(message: str) -> CloudlessError:
+    """Why a process could not be started, and whose fault it is."""
+    text = _FAILURE_PREFIX.sub("", message).removesuffix(": unknown")
+    if _WORKLOAD_AT_FAULT.search(text):
+        return InvalidArgument(f"cannot start: {text}", reason="StartFailed")
+    return FailedPrecondition(f"cannot start: {text}", reason="StartFailed")
+
+
+def _options(binary: str) -> any_pb2.Any | None:
+    if not binary:
+        return None
+    # Any.Pack() would add a prefix that containerd does not find
+    return any_pb2.Any(type_url=_OPTIONS_TYPE, value=runc_options_pb2.Options(binary_name=binary).SerializeToString())
