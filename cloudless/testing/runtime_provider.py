@@ -1,8 +1,8 @@
 """What the conformance suite of runtimes (`test/conformance/test_runtime.py`) asks of a runtime under test.
 
-A module `test/conformance/provider_<name>.py` holds `PROVIDER`, a `RuntimeProvider`. The suite says what a
-container shall do with one of the programs below; a provider turns it into a container of its runtime. Where a
-shell with busybox's applets is at hand, `ShellDevice` does that.
+A module `test/conformance/provider_<name>.py` holds `PROVIDER`, a `RuntimeProvider`, or several as `PROVIDERS`. The
+suite says what a container shall do with one of the programs below; a provider turns it into a container of its
+runtime. Where a shell with busybox's applets is at hand, `ShellDevice` does that.
 """
 
 from __future__ import annotations
@@ -163,7 +163,10 @@ class RuntimeDevice(ABC):
 
 
 class RuntimeProvider(ABC):
+    """`name`: of the tests; `runtime_name`: what the runtime calls itself, where that differs."""
+
     name: str
+    runtime_name: str = ""
 
     @property
     @abstractmethod

@@ -25,9 +25,10 @@ def _load():
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)
-        assert module.PROVIDER.name == name
-        assert module.PROVIDER.capabilities <= CAPABILITIES
-        providers.append(module.PROVIDER)
+        for provider in getattr(module, "PROVIDERS", None) or (module.PROVIDER,):
+            assert provider.name.startswith(name)
+            assert provider.capabilities <= CAPABILITIES
+            providers.append(provider)
     return providers
 
 

@@ -1,4 +1,5 @@
-"""ProcessRuntime under the conformance suite, with what this machine has: root or not, cgroups or not."""
+"""ProcessRuntime under the conformance suite: with all that this machine has, and as on a device where no cgroup
+can be written."""
 
 import functools
 import os
@@ -16,12 +17,13 @@ from cloudless.testing import runtime_provider as programs
 class Device(programs.ShellDevice):
     shell = ("/bin/busybox", "sh", "-c")
 
-    def __init__(self, directory):
+    def __init__(self, directory, root):
+        self._root = root
         self._directory = directory / "process"
         self._prefix = f"cloudless-test-{uuid.uuid4().hex[:8]}"
 
     async def open(self):
-        runtime = ProcessRuntime(self._directory, clock=SystemClock(), cgroup_prefix=self._prefix)
+        runtime = ProcessRuntime(self._directory, clock=SystemClock(), cgroup_prefix=self._prefix, root=self._root)
         await runtime.start()
         return runtime
 
@@ -31,11 +33,14 @@ class Device(programs.ShellDevice):
             await runtime.remove_sandbox(view.replica_id)
         await runtime.close()
         left = self.leftovers()
-        Cgroups.prepare(self._prefix).remove_parents()
+        self._cgroups().remove_parents()
         assert left == []
 
+    def _cgroups(self):
+        return Cgroups.prepare(self._prefix, root=self._root)
+
     def leftovers(self):
-        found = Cgroups.prepare(self._prefix).existing()
+        found = self._cgroups().existing()
         if self._directory.exists():
             found += [str(path) for path in self._directory.iterdir()]
         mark = os.fsencode(self._directory)
@@ -70,7 +75,19 @@ class Provider(programs.RuntimeProvider):
         return "" if Path("/bin/busybox").exists() else "busybox-static is not installed"
 
     async def device(self, directory):
-        return Device(directory)
+        return Device(directory, Path("/"))
 
 
-PROVIDER = Provider()
+class BareProvider(Provider):
+    name = "process-without-cgroups"
+    runtime_name = "process"
+
+    @functools.cached_property
+    def capabilities(self):
+        return super().capabilities - {"cpu-limit", "memory-limit", "pids-limit"}
+
+    async def device(self, directory):
+        return Device(directory, directory / "no-proc-mounts-here")
+
+
+PROVIDERS = (Provider(), BareProvider())

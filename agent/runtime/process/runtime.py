@@ -191,11 +191,22 @@ class ProcessRuntime:
         async with self._lock(replica_id):
             folder = state.ReplicaFolder(self._directory, replica_id)
             for container in folder.containers():
-                if folder.attempt(container) is not None:
+                if attempt := folder.attempt(container):
                     await self._stop(replica_id, container, grace_ms=0, first=signal.SIGKILL)
+                    await self._departed(attempt)
                 await self._close_sessions((replica_id, container))
                 await asyncio.to_thread(abilities.cgroups.remove, _group(replica_id, container))
             await asyncio.to_thread(folder.remove)
+
+    async def _departed(self, attempt: state.Attempt) -> None:
+        """The shim has written its last word, and needs a moment to leave."""
+        if not attempt.supervised():
+            return
+        try:
+            async with asyncio.timeout(_KILL_TIMEOUT_S):
+                await attempt.shim.ended()
+        except TimeoutError:
+            raise Unavailable(f"the supervisor of {attempt.folder} does not end", reason="StopTimedOut") from None
 
     # --- containers ---
 
