@@ -30,9 +30,10 @@ Stream: TypeAlias = MessageStream[pb.ConnectRequest, pb.ConnectResponse]
 
 HEARTBEAT_INTERVAL_MS_MIN: Final = 100
 HEARTBEAT_INTERVAL_MS_DEFAULT: Final = 1_000
-# Silence after which a link is given up: so many heartbeats, and never less than this.
-_SILENT_HEARTBEATS: Final = 5
-_SILENCE_S_MIN: Final = 5.0
+# Silence after which a link is given up: so many heartbeats, and never less than this. TCP under heavy loss pauses
+# for seconds; a coordinator whose process ended is noticed at once, by the connection.
+_SILENT_HEARTBEATS: Final = 10
+_SILENCE_S_MIN: Final = 10.0
 _REPORT_RETRY_S: Final = 2.0
 _REPORT_RETRY_S_MAX: Final = 30.0
 # A report larger than this is sent in parts, far below the transport's limit.

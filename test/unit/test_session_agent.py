@@ -1,0 +1,358 @@
+"""The agent's session over a simulated network, against a coordinator that the test plays."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from cloudless.agent.link import LinkServices
+from cloudless.agent.reports import ReportBook
+from cloudless.agent.session import Session
+from cloudless.api.v1 import session_pb2 as pb
+from cloudless.core.model import Assignment, DeviceClass, DeviceInfo, NodeUsage, ReplicaPhase, ReplicaStatus
+from cloudless.errors import Unavailable
+from cloudless.testing.simloop import SimClock, run
+from cloudless.testing.simnet import LinkQuality, SimNetwork, SimStream
+
+
+class FakeNode:
+    """What a link sees of the supervisor."""
+
+    def __init__(self) -> None:
+        self.reports = ReportBook()
+        self.ready = asyncio.Event()
+        self.ready.set()
+        self.revision = 3
+        self.assigned: list[tuple[int, list[str]]] = []
+
+    async def assign(self, revision: int, assignments: list[Assignment]) -> bool:
+        self.assigned.append((revision, [a.replica_id for a in assignments]))
+        self.revision = max(self.revision, revision)
+        return True
+
+
+class Peer:
+    """One accepted session, seen from the coordinator."""
+
+    def __init__(self, stream: SimStream, host: str, *, acks: bool = True) -> None:
+        self.stream = stream
+        self.host = host
+        self.acks = acks
+        self.hello = pb.Hello()
+        self.got: list[pb.ConnectRequest] = []
+        self.ended = asyncio.Event()
+        self.task = asyncio.ensure_future(self._run())
+
+    async def _run(self) -> None:
+        with contextlib.suppress(Unavailable):
+            while (message := await self.stream.receive()) is not None:
+                self.got.append(message)
+                kind = message.WhichOneof("message")
+                if kind == "hello":
+                    self.hello = message.hello
+                    welcome = pb.Welcome(coordinator_id=self.host, heartbeat_interval_ms=1000, coordinators=["a", "b"])
+                    await self.say(welcome=welcome)
+                elif kind == "heartbeat" and self.acks:
+                    await self.say(heartbeat_ack=pb.HeartbeatAck(sequence=message.heartbeat.sequence))
+                elif kind == "report" and self.acks:
+                    await self.say(report_ack=pb.ReportAck(sequence=message.report.sequence))
+        self.ended.set()
+
+    async def say(self, **message: Any) -> None:
+        await self.stream.send(pb.ConnectResponse(**message))
+
+    def reports(self) -> list[pb.ReplicaReport]:
+        return [m.report for m in self.got if m.WhichOneof("message") == "report"]
+
+    def heartbeats(self) -> list[pb.Heartbeat]:
+        return [m.heartbeat for m in self.got if m.WhichOneof("message") == "heartbeat"]
+
+
+class World:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, quality: LinkQuality | None = None) -> None:
+        self.network = SimNetwork(random.Random(7), quality=quality or LinkQuality())
+        self.clock = SimClock(loop)
+        self.node = FakeNode()
+        self.peers: list[Peer] = []
+        self.attempts: list[tuple[float, str]] = []
+        self.down: set[str] = set()
+        self.addresses = ("a",)
+        self.orders: list[tuple[pb.OpenChannel, Any]] = []
+        self.acks = True
+        self.device = DeviceInfo(device_class=DeviceClass.VPS)
+        self.learnt: tuple[str, ...] = ()
+        services = LinkServices(
+            node=self.node,
+            clock=self.clock,
+            boot_id="boot",
+            instance_id="instance",
+            device=lambda: self.device,
+            usage=lambda: NodeUsage(cpu_millis=5),
+            open_channel=lambda order, stream: self.orders.append((order, stream)),
+            learn_coordinators=self._learn,
+        )
+        self.session = Session(self._connect, services, addresses=lambda: self.addresses, jitter=lambda: 0.5)
+
+    def _learn(self, addresses: tuple[str, ...]) -> None:
+        self.learnt = addresses
+
+    async def _connect(self, address: str) -> SimStream:
+        self.attempts.append((asyncio.get_running_loop().time(), address))
+        if address in self.down:
+            raise Unavailable(f"{address} is down")
+        near, far = await self.network.connect("node", address)
+        self.peers.append(Peer(far, address, acks=self.acks))
+        return near
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.ensure_future(self.session.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def until(self, condition: Callable[[], Any], *, limit_s: float = 100.0) -> None:
+        async with asyncio.timeout(limit_s):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def on_world() -> Callable[..., None]:
+    def go(story: Callable[[World], Awaitable[None]], **options: Any) -> None:
+        run(lambda loop: story(World(loop, **options)))  # type: ignore[arg-type,return-value]
+
+    return go
+
+
+def running(phase: ReplicaPhase = ReplicaPhase.READY) -> ReplicaStatus:
+    return ReplicaStatus(phase=phase)
+
+
+def test_hello_heartbeats_and_round_trips(on_world) -> None:
+    async def story(w: World) -> None:
+        async with w.running():
+            await w.until(lambda: w.peers and len(w.peers[0].heartbeats()) >= 4)
+            peer = w.peers[0]
+            assert (peer.hello.boot_id, peer.hello.instance_id) == ("boot", "instance")
+            assert peer.hello.assignments_revision == 3
+            assert peer.hello.device.device_class
+            beats = peer.heartbeats()
+            assert [b.sequence for b in beats] == [1, 2, 3, 4]
+            assert beats[0].usage.rtt_us == 0
+            assert 1_000 <= beats[3].usage.rtt_us <= 50_000
+            assert beats[3].usage.cpu_millis == 5
+            assert w.learnt == ("a", "b")
+
+    on_world(story)
+
+
+def test_everything_is_reported_after_the_welcome_then_what_changed(on_world) -> None:
+    async def story(w: World) -> None:
+        w.node.reports.put("r1", running())
+        w.node.reports.put("r2", running())
+        async with w.running():
+            await w.until(lambda: w.peers and w.peers[0].reports())
+            full = w.peers[0].reports()[0]
+            assert full.full
+            assert [r.replica_id for r in full.replicas] == ["r1", "r2"]
+            w.node.reports.put("r2", running(ReplicaPhase.FAILED))
+            await w.until(lambda: len(w.peers[0].reports()) == 2)
+            delta = w.peers[0].reports()[1]
+            assert not delta.full
+            assert [r.replica_id for r in delta.replicas] == ["r2"]
+            w.node.reports.put_gone("r1")
+            w.node.reports.set_assigned("r1", False)
+            await w.until(lambda: w.node.reports.get("r1") is None)  # acknowledged, and forgotten
+            assert w.peers[0].reports()[-1].replicas[0].gone
+            w.network.crash("node")
+            await w.until(lambda: len(w.peers) == 2 and w.peers[1].reports())
+            assert [r.replica_id for r in w.peers[1].reports()[0].replicas] == ["r2"]
+
+    on_world(story)
+
+
+def test_no_report_before_the_node_knows_what_runs(on_world) -> None:
+    async def story(w: World) -> None:
+        w.node.ready.clear()
+        async with w.running():
+            await w.until(lambda: w.peers and len(w.peers[0].heartbeats()) == 5)
+            assert not w.peers[0].reports()
+            w.node.reports.put("r1", running())
+            w.node.ready.set()
+            await w.until(lambda: w.peers[0].reports())
+            assert [r.replica_id for r in w.peers[0].reports()[0].replicas] == ["r1"]
+
+    on_world(story)
+
+
+def test_reports_repeat_until_acknowledged_with_the_newest_word(on_world) -> None:
+    async def story(w: World) -> None:
+        w.acks = False
+        async with w.running():
+            await w.until(lambda: w.peers)
+            peer = w.peers[0]
+            heartbeat = asyncio.ensure_future(_ack_heartbeats(peer))
+            w.node.reports.put("r1", running(ReplicaPhase.STARTING))
+            await w.until(lambda: len(peer.reports()) == 1)
+            w.node.reports.put("r1", running())
+            await w.until(lambda: len(peer.reports()) == 3)
+            assert all(report.full for report in peer.reports())
+            assert peer.reports()[2].replicas[0].status.phase != peer.reports()[0].replicas[0].status.phase
+            last = peer.reports()[-1]
+            await peer.say(report_ack=pb.ReportAck(sequence=last.sequence))
+            w.node.reports.put("r2", running())
+            await w.until(lambda: len(peer.reports()) >= 4)
+            assert not peer.reports()[-1].full
+            assert [r.replica_id for r in peer.reports()[-1].replicas] == ["r2"]
+            heartbeat.cancel()
+
+    on_world(story)
+
+
+async def _ack_heartbeats(peer: Peer) -> None:
+    seen = 0
+    while True:
+        for beat in peer.heartbeats()[seen:]:
+            seen += 1
+            await peer.say(heartbeat_ack=pb.HeartbeatAck(sequence=beat.sequence))
+        await asyncio.sleep(0.1)
+
+
+def test_assignments_and_channel_orders_are_passed_on(on_world) -> None:
+    async def story(w: World) -> None:
+        async with w.running():
+            await w.until(lambda: w.peers and w.peers[0].heartbeats())
+            wanted = pb.AssignmentSet(revision=9, assignments=[pb.Assignment(replica_id="r9")])
+            await w.peers[0].say(assignments=wanted)
+            await w.peers[0].say(open_channel=pb.OpenChannel(channel_id="c"))
+            await w.until(lambda: w.node.assigned and w.orders)
+            assert w.node.assigned == [(9, ["r9"])]
+            assert w.orders[0][0].channel_id == "c"
+            assert w.orders[0][1] is w.session.stream
+
+    on_world(story)
+
+
+def test_a_silent_coordinator_is_left_for_another(on_world) -> None:
+    async def story(w: World) -> None:
+        w.addresses = ("a", "b")
+        async with w.running():
+            await w.until(lambda: w.session.connected)
+            first = w.peers[0].host
+            w.network.cut(first, "node")
+            began = asyncio.get_running_loop().time()
+            await w.until(lambda: len(w.peers) > 1 and w.session.connected and w.peers[-1].host != first, limit_s=30)
+            assert asyncio.get_running_loop().time() - began < 15
+
+    on_world(story)
+
+
+def test_every_address_is_tried_with_growing_pauses(on_world) -> None:
+    async def story(w: World) -> None:
+        w.addresses = ("a", "b", "c")
+        w.down = {"a", "b", "c"}
+        async with w.running():
+            await w.until(lambda: len(w.attempts) == 30, limit_s=1_000)
+            rounds = [[a for _, a in w.attempts[i : i + 3]] for i in range(0, 30, 3)]
+            assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
+            times = [at for at, _ in w.attempts][::3]
+            pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+            assert pauses == sorted(pauses)
+            assert pauses[0] < 1
+            assert 7 <= pauses[-1] <= 15
+            w.down.clear()
+            await w.until(lambda: w.session.connected, limit_s=20)
+
+    on_world(story)
+
+
+def test_a_flapping_coordinator_is_not_hammered(on_world) -> None:
+    async def story(w: World) -> None:
+        async with w.running():
+            began = asyncio.get_running_loop().time()
+            for count in range(1, 12):
+                await w.until(lambda n=count: len(w.peers) >= n and w.session.connected, limit_s=60)
+                w.network.crash("node")
+            assert asyncio.get_running_loop().time() - began > 30
+
+    on_world(story)
+
+
+def test_rotation_makes_the_new_link_before_it_breaks_the_old(on_world) -> None:
+    async def story(w: World) -> None:
+        connected: list[bool] = []
+        async with w.running():
+            await w.until(lambda: w.peers and w.peers[0].reports())
+            w.down = {"a"}
+            w.session.rotate()  # nobody lets the new one in: the old one goes on
+            await asyncio.sleep(5)
+            assert w.session.connected
+            assert not w.peers[0].ended.is_set()
+            w.down = set()
+
+            async def watch() -> None:
+                while True:
+                    connected.append(w.session.connected)
+                    await asyncio.sleep(0.001)
+
+            watching = asyncio.ensure_future(watch())
+            await w.until(lambda: len(w.peers) == 2 and w.peers[1].reports())
+            await w.peers[0].ended.wait()
+            watching.cancel()
+            assert all(connected)
+            assert not any(m.WhichOneof("message") == "goodbye" for m in w.peers[0].got)
+
+    on_world(story)
+
+
+def test_goodbye_is_said_and_a_device_change_told(on_world) -> None:
+    async def story(w: World) -> None:
+        async with w.running():
+            await w.until(lambda: w.peers and w.peers[0].heartbeats())
+            w.device = DeviceInfo(device_class=DeviceClass.PHONE)
+            w.session.device_changed()
+            await w.until(lambda: any(m.WhichOneof("message") == "device" for m in w.peers[0].got))
+            await w.session.goodbye("ends")
+            await w.peers[0].ended.wait()
+            assert w.peers[0].got[-1].goodbye.reason == "ends"
+
+    on_world(story)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_stays_connected_under_heavy_loss(on_world, seed: int) -> None:
+    async def story(w: World) -> None:
+        w.network._rng.seed(seed)
+        async with w.running():
+            await w.until(lambda: w.session.connected, limit_s=60)
+            await asyncio.sleep(300)
+            assert len(w.peers) <= 3
+
+    on_world(story, quality=LinkQuality(loss=0.3))
+
+
+def test_garbage_instead_of_a_welcome_is_a_failed_attempt(on_world) -> None:
+    async def story(w: World) -> None:
+        async def connect(address: str) -> SimStream:
+            near, far = await w.network.connect("node", address)
+            await far.send(pb.ConnectResponse(heartbeat_ack=pb.HeartbeatAck(sequence=1)))
+            w.attempts.append((0.0, address))
+            return near
+
+        w.session._connect = connect  # type: ignore[method-assign]
+        async with w.running():
+            await w.until(lambda: len(w.attempts) >= 3)
+            assert not w.session.connected
+
+    on_world(story)
