@@ -102,11 +102,14 @@ class RunningCoordinator:
         done = await enroll(jwt or await self.token(node_pattern=name), name, key=key)
         return done.credentials
 
-    async def put_workload(self, name: str, *, namespace: str = "default", **labels: str) -> types_pb2.Workload:
+    async def put_workload(
+        self, name: str, *, namespace: str = "default", replicas: int = 1, **labels: str
+    ) -> types_pb2.Workload:
         """A small workload, through the API."""
         request = control_pb2.CreateWorkloadRequest()
         request.metadata.name, request.metadata.namespace = name, namespace
         request.metadata.labels.update(labels)
+        request.spec.replicas = replicas
         request.spec.containers.add(name="main", image="docker.io/library/web:1")
         async with self.channel() as channel:
             answer: control_pb2.CreateWorkloadResponse = await _stub(channel, "WorkloadService").CreateWorkload(request)
