@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import os
 import platform
 import signal
 import sys
 import weakref
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -226,16 +228,19 @@ class ProcessRuntime:
         abilities = self._ready()
         replica_id, group = sandbox.replica_id, _group(sandbox.replica_id, container.name)
         run = folder.run(container.name)
+        if earlier := folder.attempt(container.name):
+            await self._departed(earlier)
         fields = confine.record(sandbox, container, folder=folder, group=group, abilities=abilities)
-        run.mkdir(mode=0o700, exist_ok=True)
         try:
-            await asyncio.to_thread(abilities.cgroups.make, group, container.resources)
-            records.write(run / f"{attempt}.spec", fields | {"shim_cgroup": abilities.cgroups.shim_folders()})
+            run.mkdir(mode=0o700, exist_ok=True)
+            with _locked(run / "lock") as lock:
+                await asyncio.to_thread(abilities.cgroups.make, group, container.resources)
+                records.write(run / f"{attempt}.spec", fields | {"shim_cgroup": abilities.cgroups.shim_folders()})
+                answer = await _run_shim(run, attempt, lock)
         except ValueError as error:
             raise InvalidArgument(str(error), reason="BadValue") from None
         except OSError as error:
             raise Unavailable(f"{error.filename}: {error.strerror}", reason="RuntimeUnavailable") from error
-        answer = await _run_shim(run, attempt)
         started = folder.attempt(container.name)
         if answer == b"ok" and started and started.number == attempt:
             folder.forget_before(container.name, attempt)
@@ -243,13 +248,9 @@ class ProcessRuntime:
             self._hub.publish(RuntimeEvent(replica_id, container.name, "start"))
             # Even when it has ended meanwhile: it was started, and the exit is what comes next.
             return state.Attempt(started.folder, attempt, started.status, None).view(replica_id)
-        if answer == b"":
-            raise Unavailable("the supervisor ended without a word", reason="RuntimeUnavailable")
-        if answer in (b"busy", b"ok"):
-            raise Unavailable(f"container {container.name} is being started elsewhere", reason="RuntimeUnavailable")
         (run / f"{attempt}.spec").unlink(missing_ok=True)
         await asyncio.to_thread(abilities.cgroups.remove, group)
-        raise refused(answer)
+        raise refused(answer or b"setup 0 the supervisor ended without a word")
 
     async def stop_container(self, replica_id: str, container: str, *, grace_ms: int) -> None:
         await self._stop(replica_id, container, grace_ms=grace_ms, first=signal.SIGTERM)
@@ -354,7 +355,20 @@ def _group(replica_id: str, container: str) -> str:
     return f"{replica_id}.{container}"
 
 
-async def _run_shim(folder: Path, attempt: int) -> bytes:
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """The container's lock, which the shim inherits and holds for its life."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield lock
+    except BlockingIOError:
+        raise Unavailable("the container is being started already", reason="RuntimeUnavailable") from None
+    finally:
+        os.close(lock)
+
+
+async def _run_shim(folder: Path, attempt: int, lock: int) -> bytes:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-I",
@@ -362,6 +376,8 @@ async def _run_shim(folder: Path, attempt: int) -> bytes:
         str(SHIM),
         str(folder),
         str(attempt),
+        str(lock),
+        pass_fds=(lock,),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -1,23 +1,23 @@
-"""The supervisor of one container attempt: `python -I -S shim.py FOLDER ATTEMPT`.
+"""The supervisor of one container attempt: `python -I -S shim.py FOLDER ATTEMPT LOCK_FD`.
 
 It outlives the agent. It starts the program (`launch.py`), writes down what it started and, at the end, how that
 ended; then it kills what the program left behind, so that a container's end is the end of all its processes.
 Only the standard library's built-in modules, for its memory is paid once per container.
 
-    FOLDER/lock             held while a shim is alive: two agents cannot start one container twice
+    FOLDER/lock             locked by the agent before it starts a shim, which inherits it: wherever the agent is
+                            killed, the next one cannot start the container twice
     FOLDER/<attempt>.spec   read: what to run (see confine.py)
     FOLDER/<attempt>.status written once the program runs: pid, start, shim_pid, shim_start, boot, started_at_ms
     FOLDER/<attempt>.oom    made by the agent when it kills for memory where no cgroup does
     FOLDER/<attempt>.exit   written at the end: exit_code, oom, finished_at_ms
 
-The first process prints `ok`, `busy`, or an error of launch.py, and leaves when that is known; the one that
-stays is a child of init (or of the nearest subreaper).
+The first process prints `ok` or an error of launch.py, and leaves when that is known; the one that stays is a
+child of init (or of the nearest subreaper).
 """
 
 from __future__ import annotations
 
 import _signal  # the enum-free core of `signal`
-import fcntl
 import os
 import sys
 import time
@@ -141,20 +141,15 @@ def _become_subreaper() -> None:
 
 
 def main() -> None:
-    folder, attempt = sys.argv[1:3]
+    folder, attempt, lock = sys.argv[1:4]
+    os.set_inheritable(int(lock), False)
     base = f"{folder}/{attempt}"
     answer = _detach()
-    lock = os.open(folder + "/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.write(answer, b"busy")
-        return
     for number_ in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP):
         _signal.signal(number_, _signal.SIG_IGN)  # whoever stops the agent's service does not stop its containers
     record = read(base + ".spec")
-    if record is None or os.path.exists(base + ".status"):
-        os.write(answer, b"busy")
+    if record is None:
+        os.write(answer, b"setup 2 no record")
         return
     for path in record.get("shim_cgroup", []):
         with open(path + "/cgroup.procs", "w") as file:
