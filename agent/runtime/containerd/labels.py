@@ -154,9 +154,9 @@ def stop_signal_of(labels: Mapping[str, str]) -> str:
     return labels.get(_STOP_SIGNAL, "")
 
 
-def container_view(labels: Mapping[str, str], *, pid: int = 0, starting: bool = False) -> ContainerView:
-    """A container as its record tells, `pid` being that of its running task. Neither running nor starting nor ended
-    by record: its task was lost."""
+def container_view(labels: Mapping[str, str], *, pid: int | None = None, starting: bool = False) -> ContainerView:
+    """A container as its record tells; `pid` is that of its running task (0: not known just now), None without one.
+    Neither running nor starting nor ended by record: its task was lost."""
     started = _integer(labels, _STARTED_AT_MS)
     view = ContainerView(
         replica_id=labels[REPLICA],
@@ -165,7 +165,7 @@ def container_view(labels: Mapping[str, str], *, pid: int = 0, starting: bool = 
         attempt=attempt_of(labels),
         image_digest=labels.get(_IMAGE_DIGEST, ""),
     )
-    if pid:
+    if pid is not None:
         return dataclasses.replace(view, state=ContainerState.RUNNING, pid=pid, started_at_ms=started)
     ended = read_exit(labels)
     if ended is None and starting:

@@ -381,15 +381,17 @@ class ContainerdRuntime:
         return await self._view(record, await tasks.process(container_id))
 
     async def _look(self, record: containers_pb2.Container, task: process_pb2.Process | None) -> ContainerView | None:
-        """As `_present`, for something that was listed: what has just ended is settled under the lock."""
-        if task is not None and task.status == process_pb2.STOPPED:
+        """As `_present`, for something that was listed. What has just ended is settled under the lock; what has no task
+        and did not end is looked at again, because containerd leaves slow shims out of its list."""
+        lost = task is None and labels.read_exit(record.labels) is None and record.id not in self._starting
+        if lost or (task is not None and task.status == process_pb2.STOPPED):
             async with self._lock(record.labels[labels.REPLICA]):
                 return await self._present(record.id)
         return await self._view(record, task)
 
     async def _view(self, record: containers_pb2.Container, task: process_pb2.Process | None) -> ContainerView:
         starting = record.id in self._starting
-        if task is None or (task.status == process_pb2.CREATED and starting):
+        if task is None or task.status == process_pb2.CREATED:
             return labels.container_view(record.labels, starting=starting)
         if task.status == process_pb2.STOPPED:
             if labels.read_exit(record.labels) is None:

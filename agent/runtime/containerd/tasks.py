@@ -203,10 +203,10 @@ class Tasks:
         request = tasks_pb2.KillRequest(container_id=container_id, signal=number, all=everyone)
         try:
             await self._client.call(self._client.tasks.Kill, request)
-        except (NotFound, FailedPrecondition):  # already ended
+        except NotFound:  # already ended
             return
-        except Internal as error:
-            if "process already finished" not in error.message and "no such process" not in error.message:
+        except CloudlessError:
+            if not await self._ended(container_id):
                 raise
 
     async def _exited(self, container_id: str, *, timeout_s: float) -> bool:
@@ -218,7 +218,16 @@ class Tasks:
             return True
         except DeadlineExceeded:
             return False
+        except CloudlessError:
+            # somebody else deleted the task meanwhile, and its shim closed the line
+            if not await self._ended(container_id):
+                raise
         return True
+
+    async def _ended(self, container_id: str) -> bool:
+        """What decides when a call about a task fails: a shim that goes away has many words for it."""
+        task = await self.process(container_id)
+        return task is None or task.status == process_pb2.STOPPED
 
 
 def start_failure(message: str) -> CloudlessError:
