@@ -1,0 +1,1 @@
+"""One module per verb or noun; `cloudless.ctl.cli` says which holds what."""

@@ -1,0 +1,306 @@
+"""Descriptions for people: everything about a thing, and why it is so. Lines of text; nothing is printed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from cloudless.core import quantity
+from cloudless.ctl import resources, table
+from cloudless.ctl.output import field_word, plain
+from cloudless.ctl.times import age, instant, span
+
+_LABEL_WIDTH: Final = 16
+NODES_SHOWN: Final = 8
+
+
+def pair(label: str, value: object, indent: int = 0) -> str:
+    text = table.safe(value)
+    return f"{' ' * indent}{label + ':':<{_LABEL_WIDTH - indent}} {text or '-'}".rstrip()
+
+
+def block(title: str, lines: Iterable[str]) -> Iterator[str]:
+    """A titled, indented block; `Title: none` when it is empty."""
+    body = list(lines)
+    if not body:
+        yield pair(title, "none")
+        return
+    yield f"{title}:"
+    yield from (f"  {line}" for line in body)
+
+
+def rows(header: Sequence[str], cells: Sequence[Sequence[object]]) -> list[str]:
+    return table.layout(header, [[table.safe(cell) or "-" for cell in row] for row in cells]) if cells else []
+
+
+def amounts(message: Any) -> str:
+    """`cpu 250m, memory 128Mi`; what is zero is left out."""
+    parts = []
+    for key, write in (
+        ("cpu_millis", quantity.format_cpu),
+        ("memory_bytes", resources.rough_bytes),
+        ("storage_bytes", resources.rough_bytes),
+        ("egress_bps", quantity.format_bitrate),
+        ("pids", str),
+    ):
+        value = getattr(message, key)
+        if value:
+            parts.append(f"{key.partition('_')[0]} {write(value)}")
+    return ", ".join(parts) or "none"
+
+
+def labels(values: Any) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(values.items())) or "none"
+
+
+# why a replica is where it is
+
+
+def placement(decision: Any) -> Iterator[str]:
+    """The decision in one line, each candidate's score by its terms, and what ruled the other nodes out."""
+    yield pair("decision", decision.summary or (f"on {decision.node_id}" if decision.node_id else "none yet"))
+    if decision.decided_at_ms:
+        yield pair("decided", f"{instant(decision.decided_at_ms)}, {nodes(decision.nodes_considered)} considered")
+    terms = list(dict.fromkeys(term.name for candidate in decision.candidates for term in candidate.terms))
+    if decision.candidates:
+        yield "scores (each term is its value times its weight):"
+        cells = []
+        for candidate in decision.candidates:
+            by_name = {term.name: term for term in candidate.terms}
+            chosen = "chosen" if candidate.node_id == decision.node_id else ""
+            cells.append(
+                [candidate.node_id, f"{candidate.total:.3f}", *(_term(by_name.get(name)) for name in terms), chosen]
+            )
+        header = ["NODE", "TOTAL", *(name.upper().replace("_", " ") for name in terms), ""]
+        yield from (f"  {line}" for line in table.layout(header, cells))
+    if decision.rejections:
+        yield "ruled out:"
+        for rejection in decision.rejections:
+            shown = ", ".join(rejection.node_ids[:NODES_SHOWN])
+            count = max(rejection.node_count, len(rejection.node_ids))
+            more = f" and {count - NODES_SHOWN} more" if count > NODES_SHOWN else ""
+            yield f"  {rejection.filter}: {rejection.reason} ({nodes(count)}: {shown}{more})"
+
+
+def _term(term: Any) -> str:
+    return f"{term.value:.2f}x{term.weight:.2f}" if term is not None else "-"
+
+
+def nodes(count: int) -> str:
+    return f"{count} node" if count == 1 else f"{count} nodes"
+
+
+# things
+
+
+def replica(item: Any, spec: Any | None, events: Sequence[Any], now_ms: int) -> Iterator[str]:
+    """`spec` is the workload's present one, or None where it cannot be had."""
+    status = item.status
+    yield pair("Name", item.id)
+    yield pair("Namespace", item.namespace)
+    yield pair("Workload", f"{item.workload} (generation {item.generation})")
+    yield pair("Status", resources.replica_status(item))
+    if status.message:
+        yield pair("Message", status.message)
+    if item.stopping:
+        yield pair("Stopping", item.stop_reason or "yes")
+    yield pair("Node", item.node_id or "none")
+    yield pair("Address", status.address)
+    yield pair("Ports", ", ".join(map(resources.port, status.ports)))
+    yield pair("Runtime", status.runtime)
+    yield pair("Reserved", amounts(item.fragment))
+    yield pair("Restarts", resources.restarts(item))
+    if item.attempt:
+        yield pair("Attempt", f"{item.attempt + 1} (the {item.attempt} before it failed)")
+    yield pair("Created", f"{instant(item.created_at_ms)} ({age(item.created_at_ms, now_ms)} ago)")
+    yield from block("Containers", _containers(status.containers, spec, now_ms))
+    yield from block("Placement", placement(item.placement))
+    yield from block("Events", event_lines(events, now_ms))
+
+
+def _containers(statuses: Sequence[Any], spec: Any | None, now_ms: int) -> Iterator[str]:
+    images = {container.name: container for container in spec.containers} if spec is not None else {}
+    for status in statuses:
+        yield f"{status.name}:"
+        container = images.get(status.name)
+        if container is not None:
+            yield pair("image" if container.image else "process", container.image or " ".join(container.process), 2)
+        if status.image_digest:
+            yield pair("digest", status.image_digest, 2)
+        state = status.state + (f" ({status.reason})" if status.reason and status.reason != status.state else "")
+        if status.state == "exited":
+            state += f", exit code {status.exit_code}"
+        elif status.state == "running" and status.started_at_ms:
+            state += f" since {instant(status.started_at_ms)} ({age(status.started_at_ms, now_ms)})"
+        yield pair("state", state, 2)
+        yield pair("ready", "yes" if status.ready else "no", 2)
+        yield pair("restarts", status.restart_count, 2)
+        if status.last_reason:
+            yield pair("last ended", f"{status.last_reason}, exit code {status.last_exit_code}", 2)
+
+
+def workload(item: Any, replicas: Sequence[Any], events: Sequence[Any], now_ms: int) -> Iterator[str]:
+    spec, status = item.spec, item.status
+    yield pair("Name", item.metadata.name)
+    yield pair("Namespace", item.metadata.namespace)
+    yield pair("Labels", labels(item.metadata.labels))
+    if item.metadata.annotations:
+        yield pair("Annotations", labels(item.metadata.annotations))
+    yield pair("Type", field_word(spec, "type"))
+    yield pair("Status", field_word(status, "phase") + (", being deleted" if item.deleting else ""))
+    if status.message:
+        yield pair("Message", status.message)
+    yield pair(
+        "Replicas",
+        f"{status.desired} desired, {status.ready} ready, {status.running} running, {status.pending} pending, "
+        f"{status.updated} of the present generation",
+    )
+    yield pair("Priority", spec.priority)
+    yield pair("Generation", item.generation)
+    yield pair("Created", f"{instant(item.created_at_ms)} ({age(item.created_at_ms, now_ms)} ago)")
+    yield pair("Updated", f"{instant(item.updated_at_ms)} ({age(item.updated_at_ms, now_ms)} ago)")
+    yield pair("Strategy", _strategy(spec.rollout))
+    yield from block("Containers", _templates(spec.containers))
+    cells = [
+        [r.id, resources.replica_status(r), r.node_id, resources.restarts(r), age(r.created_at_ms, now_ms)]
+        for r in replicas
+    ]
+    yield from block("Replicas", rows(["NAME", "STATUS", "NODE", "RESTARTS", "AGE"], cells))
+    nowhere = [r for r in replicas if not r.node_id and not r.stopping]
+    if nowhere:
+        more = f" (as {len(nowhere) - 1} more)" if len(nowhere) > 1 else ""
+        yield from block(f"Why {nowhere[0].id} is nowhere{more}", placement(nowhere[0].placement))
+    yield from block("Events", event_lines(events, now_ms))
+
+
+def _strategy(rollout: Any) -> str:
+    text = field_word(rollout, "strategy")
+    if text == "RollingUpdate":
+        text += f", {rollout.max_surge} more and {rollout.max_unavailable} fewer at a time"
+    if rollout.min_available:
+        text += f", at least {rollout.min_available} available"
+    return text
+
+
+def _templates(containers: Sequence[Any]) -> Iterator[str]:
+    for container in containers:
+        yield f"{container.name}:"
+        yield pair("image" if container.image else "process", container.image or " ".join(container.process), 2)
+        if container.command or container.args:
+            yield pair("command", " ".join([*container.command, *container.args]), 2)
+        ports = [f"{p.name or p.container_port}={p.container_port}" for p in container.ports]
+        if ports:
+            yield pair("ports", ", ".join(ports), 2)
+        yield pair("requests", amounts(container.resources.requests), 2)
+        yield pair("limits", amounts(container.resources.limits), 2)
+        for kind in ("startup", "liveness", "readiness"):
+            if container.HasField(f"{kind}_probe"):
+                yield pair(kind, probe(getattr(container, f"{kind}_probe")), 2)
+        if container.env:
+            yield pair("env", ", ".join(f"{variable.name}={variable.value}" for variable in container.env), 2)
+
+
+def probe(message: Any) -> str:
+    """`http :http/ every 1s, timeout 1s, 3 failures`."""
+    what = "none"
+    if message.HasField("http"):
+        what = f"{message.http.scheme.lower() or 'http'} :{message.http.port}{message.http.path}"
+    elif message.HasField("tcp"):
+        what = f"tcp :{message.tcp.port}"
+    elif message.HasField("exec"):
+        what = f"exec {' '.join(message.exec.command)}"
+    elif message.HasField("grpc"):
+        what = f"grpc :{message.grpc.port}"
+    every, limit = quantity.format_duration(message.period_ms), quantity.format_duration(message.timeout_ms)
+    return f"{what} every {every}, timeout {limit}, {message.failure_threshold} failures"
+
+
+def node(view: Any, replicas: Sequence[Any], events: Sequence[Any], now_ms: int) -> Iterator[str]:
+    item, device = view.node, view.node.device
+    yield pair("Name", item.id)
+    yield pair("Status", resources.node_status(item) + (f" ({item.state_reason})" if item.state_reason else ""))
+    yield pair("Since", f"{instant(item.state_since_ms)} ({age(item.state_since_ms, now_ms)} ago)")
+    connected = f"heartbeat {view.heartbeat_age_ms} ms ago" if view.heartbeat_age_ms >= 0 else "no"
+    yield pair("Connected", connected)
+    if abs(view.clock_skew_ms) >= 1000:
+        yield pair("Clock skew", f"{'-' if view.clock_skew_ms < 0 else ''}{span(abs(view.clock_skew_ms))}")
+    yield pair("Region, zone", f"{item.region or '-'}, {item.zone or '-'}")
+    yield pair("Labels", labels(item.labels))
+    taints = [f"{t.key}={t.value}:{field_word(t, 'effect')}" for t in item.taints]
+    yield pair("Taints", ", ".join(taints) or "none")
+    yield pair(
+        "Device", f"{field_word(device, 'device_class') or 'unknown'}, {device.os}/{device.arch}, {device.kernel}"
+    )
+    yield pair("Host name", device.hostname)
+    yield pair("Addresses", ", ".join(device.addresses))
+    yield pair("Agent", device.agent_version)
+    yield pair("Power", _power(view))
+    yield pair("Disk", f"{device.iops_class or 'not measured'}")
+    yield pair("Enrolled", f"{instant(item.enrolled_at_ms)} with token {item.token_id or '-'}")
+    yield pair("Certificate", f"{item.certificate_serial or '-'}, until {instant(item.certificate_expires_at_ms)}")
+    yield from block("Resources", _resources(view))
+    yield from block("Runtimes", _available(device.runtimes))
+    yield from block("Features", _available(device.features))
+    cells = [[r.namespace, r.id, r.workload, resources.replica_status(r), amounts(r.fragment)] for r in replicas]
+    yield from block("Replicas", rows(["NAMESPACE", "NAME", "WORKLOAD", "STATUS", "RESERVED"], cells))
+    yield from block("Events", event_lines(events, now_ms))
+
+
+def _power(view: Any) -> str:
+    usage, device = view.usage, view.node.device
+    text = usage.power_source or device.power_source or "unknown"
+    if view.HasField("usage") and usage.power_source == "battery" and usage.battery_percent >= 0:
+        text += f", battery at {usage.battery_percent} %"
+    return text + (", metered link" if usage.metered or device.metered else "")
+
+
+def _resources(view: Any) -> list[str]:
+    capacity, reserved, used = view.node.device.capacity, view.reserved, view.usage
+    live = view.HasField("usage")
+    cells = []
+    for name, key, write in (
+        ("cpu", "cpu_millis", quantity.format_cpu),
+        ("memory", "memory_bytes", resources.rough_bytes),
+        ("storage", "storage_bytes", resources.rough_bytes),
+        ("egress", "egress_bps", quantity.format_bitrate),
+        ("pids", "pids", str),
+    ):
+        total = getattr(capacity, key)
+        if not total:
+            continue
+        usage = write(getattr(used, key)) if live and hasattr(used, key) else "-"
+        cells.append([name, write(total), write(getattr(reserved, key)), usage])
+    if view.node.device.gpus:
+        cells.append(["gpus", str(view.node.device.gpus), "-", "-"])
+    return rows(["", "CAPACITY", "RESERVED", "IN USE"], cells)
+
+
+def _available(items: Sequence[Any]) -> list[str]:
+    cells = []
+    for item in items:
+        detail = " ".join(filter(None, (getattr(item, "version", ""), item.detail)))
+        cells.append([item.name, "yes" if item.available else "no", detail])
+    return rows(["NAME", "AVAILABLE", "DETAIL"], cells)
+
+
+def event_lines(events: Sequence[Any], now_ms: int) -> list[str]:
+    cells = [[age(e.time_ms, now_ms), e.type, e.description] for e in events]
+    return rows(["AGE", "TYPE", "DESCRIPTION"], cells)
+
+
+def token(item: Any, now_ms: int) -> Iterator[str]:
+    yield pair("Id", item.id)
+    yield pair("Status", resources.token_status(item, now_ms))
+    yield pair("Nodes", item.node_pattern)
+    yield pair("Region, zone", f"{item.region or '-'}, {item.zone or '-'}")
+    yield pair("Labels", labels(item.labels))
+    yield pair("Uses", f"{item.uses} of {item.max_uses}")
+    yield pair("Used by", ", ".join(item.used_by) or "nobody")
+    yield pair("Created", f"{instant(item.created_at_ms)} by {item.created_by or '-'}")
+    yield pair("Expires", instant(item.expires_at_ms))
+
+
+def fields(item: Any) -> Iterator[str]:
+    """Any other thing: its fields, one a line."""
+    for key, value in plain(item).items():
+        yield pair(key, ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else value)
