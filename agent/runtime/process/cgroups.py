@@ -85,7 +85,7 @@ class Cgroups:
                 continue
             groups.parents[controller] = parent
         if "cpu" in unified:
-            del groups.missing["cpuacct"]  # v2 accounts in the cpu controller
+            groups.missing.pop("cpuacct", None)  # v2 accounts in the cpu controller
         groups.unified = frozenset(unified)
         return groups
 
