@@ -27,6 +27,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from cloudless.clock import Clock
 from cloudless.config import StoreConfig
 from cloudless.coordinator.core.outcome import ApplyResult, Change
+from cloudless.coordinator.wal import collector
 from cloudless.coordinator.wal.engine import Proposer, RunBlocking, SingleEngine
 from cloudless.coordinator.wal.files import DirectoryLock, Filesystem, OsFilesystem
 from cloudless.coordinator.wal.log import Log
@@ -148,6 +149,7 @@ class Store(Generic[S]):
             run_blocking, stop_threads = _threads()
         wal: Log | None = None
         try:
+            began = seconds()
             wal = Log.open(
                 filesystem,
                 directory / "wal",
@@ -156,8 +158,8 @@ class Store(Generic[S]):
                 seconds=seconds,
             )
             snapshots = Snapshots(filesystem, directory / "snapshots")
-            began = seconds()
-            start = load_snapshot(snapshots, machine)
+            with collector.paused():
+                start = load_snapshot(snapshots, machine)
             check_continuity(start, wal, snapshots)
             if start is not None and start.index > wal.last_index:
                 log.warning("store.log_behind_snapshot", last_index=wal.last_index, snapshot_index=start.index)
@@ -195,7 +197,8 @@ class Store(Generic[S]):
 
     def _recover(self, start: Recovered[S] | None, began: float) -> None:
         base = start or Recovered(self._snapshot.state, 0, 0, 0)
-        done = replay(base, self._wal, self._machine, to_index=self._wal.last_index, on_applied=self._feed.add)
+        with collector.paused():
+            done = replay(base, self._wal, self._machine, to_index=self._wal.last_index, on_applied=self._feed.add)
         self._snapshot = Snapshot(done.state, done.index, done.term)
         APPLIED_INDEX.set(done.index)
         log.info(
@@ -339,7 +342,8 @@ class Store(Generic[S]):
 
     def _save(self, snapshot: Snapshot[S]) -> tuple[int, int]:
         """In a thread: the state is immutable, the log allows compaction beside its writer."""
-        body = self._machine.encode(snapshot.state, index=snapshot.index, term=snapshot.term)
+        with collector.paused():
+            body = self._machine.encode(snapshot.state, index=snapshot.index, term=snapshot.term)
         size = self._snapshots.save(StoredSnapshot(snapshot.index, snapshot.term, body))
         return size, self._wal.compact(self._snapshots.compactable_index())
 

@@ -1,0 +1,178 @@
+"""Writes per second and latency of the in-process store, beside what the disk allows.
+
+The raw limit for N in flight: N framed records of the same size in one write and one fdatasync, in a loop, without
+anything else. `engine` is group commit alone with 200-byte commands; `store` the whole path with the fabric's
+state machine; `during snapshots` the same while snapshots of a large state are written without a pause.
+
+    .venv/bin/python test/bench/bench_store.py [--seconds 2] [--directory DIR]
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from cloudless.clock import SystemClock
+from cloudless.config import StoreConfig
+from cloudless.coordinator.core.commands import PutUser
+from cloudless.coordinator.store import Store
+from cloudless.coordinator.wal import collector, record
+from cloudless.coordinator.wal.engine import SingleEngine
+from cloudless.coordinator.wal.files import OsFilesystem
+from cloudless.coordinator.wal.log import Log
+from cloudless.coordinator.wal.machine import FabricMachine
+from cloudless.core.model import Role, RoleBinding, User
+
+IN_FLIGHT = (1, 64, 512)
+COMMAND_BYTES = 200
+OUT = Path(__file__).parents[2] / "build" / "bench" / "store.json"
+
+
+def figures(latencies: list[float], count: int, seconds: float) -> dict[str, float]:
+    ordered = sorted(latencies)
+    return {
+        "writes_per_s": round(count / seconds),
+        "p50_ms": round(ordered[len(ordered) // 2] * 1000, 3),
+        "p99_ms": round(ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))] * 1000, 3),
+    }
+
+
+def raw(directory: Path, in_flight: int, frame_bytes: int, seconds: float) -> dict[str, float]:
+    path = directory / f"raw-{in_flight}-{frame_bytes}"
+    data = os.urandom(frame_bytes * in_flight)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    latencies: list[float] = []
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        os.write(fd, data)
+        os.fdatasync(fd)
+        latencies.append(time.perf_counter() - start)
+    spent = time.perf_counter() - began
+    os.close(fd)
+    path.unlink()
+    return figures(latencies, len(latencies) * in_flight, spent)
+
+
+async def drive(write: Callable[[int], Awaitable[object]], in_flight: int, seconds: float) -> dict[str, float]:
+    latencies: list[float] = []
+    number = 0
+    began = time.perf_counter()
+    end = began + seconds
+
+    async def caller() -> None:
+        nonlocal number
+        while (start := time.perf_counter()) < end:
+            number += 1
+            await write(number)
+            latencies.append(time.perf_counter() - start)
+
+    await asyncio.gather(*(caller() for _ in range(in_flight)))
+    return figures(latencies, len(latencies), time.perf_counter() - began)
+
+
+async def engine(directory: Path, in_flight: int, seconds: float) -> dict[str, float]:
+    wal = Log.open(OsFilesystem(), directory / f"engine-{in_flight}", segment_bytes=16 * 2**20, salt=lambda: 1)
+    single = SingleEngine(wal, apply=lambda entry: None, run_blocking=asyncio.to_thread, seconds=time.perf_counter)
+    data = os.urandom(COMMAND_BYTES)
+    measured = await drive(lambda _: single.propose(data), in_flight, seconds)
+    await single.close()
+    wal.close()
+    return measured
+
+
+def command(number: int) -> PutUser:
+    return PutUser(User(f"u{number % 1000}", (RoleBinding(Role.VIEWER, f"n{number}".ljust(120, "x")),)))
+
+
+async def store(directory: Path, in_flight: int, seconds: float) -> dict[str, float]:
+    opened = await Store.open(directory / f"store-{in_flight}", machine=FabricMachine("bench"), clock=SystemClock())
+    measured = await drive(lambda n: opened.propose(command(n), actor="user/bench"), in_flight, seconds)
+    await opened.close()
+    return measured
+
+
+async def during_snapshots(directory: Path, seconds: float, users: int = 30_000) -> dict[str, float]:
+    """64 in flight on a state of many objects, with one snapshot after the other."""
+    config = StoreConfig(snapshot_entries=10**9)
+    path = directory / "during"
+    opened = await Store.open(path, machine=FabricMachine("bench"), clock=SystemClock(), config=config)
+    big = [PutUser(User(f"big{n}", (RoleBinding(Role.VIEWER, "ns"),))) for n in range(users)]
+    for start in range(0, users, 2000):
+        await asyncio.gather(*(opened.propose(c, actor="user/bench") for c in big[start : start + 2000]))
+    await opened.close()
+    config = StoreConfig(snapshot_entries=1000)
+    opened = await Store.open(path, machine=FabricMachine("bench"), clock=SystemClock(), config=config)
+    measured = await drive(lambda n: opened.propose(command(n), actor="user/bench"), 64, seconds)
+    await opened.close()
+    return measured
+
+
+async def recovery(directory: Path, entries: int) -> dict[str, float]:
+    path = directory / "recovery"
+    config = StoreConfig(snapshot_entries=10**9)
+    opened = await Store.open(path, machine=FabricMachine("bench"), clock=SystemClock(), config=config)
+    for start in range(0, entries, 2000):
+        await asyncio.gather(*(opened.propose(command(n), actor="user/bench") for n in range(start, start + 2000)))
+    await opened.close()
+    began = time.perf_counter()
+    opened = await Store.open(path, machine=FabricMachine("bench"), clock=SystemClock(), config=config)
+    seconds = time.perf_counter() - began
+    await opened.close()
+    return {"entries": entries, "seconds": round(seconds, 3), "entries_per_s": round(entries / seconds)}
+
+
+def show(name: str, in_flight: int, measured: dict[str, float], limit: dict[str, float]) -> dict[str, object]:
+    ratio = measured["writes_per_s"] / limit["writes_per_s"]
+    slower = measured["p50_ms"] / limit["p50_ms"]
+    print(
+        f"{name:<18}{in_flight:>9}{measured['writes_per_s']:>11,}{measured['p50_ms']:>9.2f}{measured['p99_ms']:>9.2f}"
+        f"{limit['writes_per_s']:>13,}{limit['p50_ms']:>9.2f}{ratio:>9.2f}{slower:>9.2f}"
+    )
+    return {"name": name, "in_flight": in_flight, **measured, "raw": limit, "of_raw": round(ratio, 3)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=2.0, help="per measurement")
+    parser.add_argument("--directory", type=Path, default=OUT.parent, help="on the disk that is to be measured")
+    parser.add_argument("--entries", type=int, default=200_000, help="for recovery")
+    options = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    collector.prefer_latency()  # as the coordinator does
+    options.directory.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix="store-", dir=options.directory))
+    frame = COMMAND_BYTES + record.HEADER_BYTES
+    rows: list[dict[str, object]] = []
+    try:
+        print(
+            f"{'':<18}{'in flight':>9}{'writes/s':>11}{'p50 ms':>9}{'p99 ms':>9}{'raw writes/s':>13}{'raw p50':>9}"
+            f"{'of raw':>9}{'x p50':>9}"
+        )
+        limits = {}
+        for n in IN_FLIGHT:
+            limits[n] = raw(directory, n, frame, options.seconds)
+            rows.append(show("engine", n, uvloop.run(engine(directory, n, options.seconds)), limits[n]))
+        for n in IN_FLIGHT:
+            rows.append(show("store", n, uvloop.run(store(directory, n, options.seconds)), limits[n]))
+        rows.append(show("during snapshots", 64, uvloop.run(during_snapshots(directory, options.seconds)), limits[64]))
+        recovered = uvloop.run(recovery(directory, options.entries))
+        print(f"recovery of {recovered['entries']:,} entries: {recovered['seconds']} s")
+    finally:
+        shutil.rmtree(directory)
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    OUT.write_text(json.dumps({"frame_bytes": frame, "writes": rows, "recovery": recovered}, indent=2) + "\n")
+    print(f"written to {OUT}")
+
+
+if __name__ == "__main__":
+    main()
