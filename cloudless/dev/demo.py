@@ -149,8 +149,7 @@ def down() -> int:
     progress = Progress()
     local = fabric()
     with progress.step("agents"):
-        for plan in _AGENTS:
-            local.stop(f"agent-{plan.name}")
+        local.stop_together([f"agent-{plan.name}" for plan in _AGENTS])
     with progress.step("containers, networks, cgroups"):
         for plan in _AGENTS:
             local.purge_agent(plan)
