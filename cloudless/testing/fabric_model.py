@@ -125,7 +125,12 @@ class Fabric:
 
     def join(self, name: str, *, zone: str = "", region: str = "eu", info: DeviceInfo | None = None) -> None:
         token = JoinToken(
-            f"t-{name}", name, region=region, zone=zone or f"zone-{name}", max_uses=1, expires_at_ms=self.now_ms + 1000
+            f"t-{len(self.log)}",
+            name,
+            region=region,
+            zone=zone or f"zone-{name}",
+            max_uses=1,
+            expires_at_ms=self.now_ms + 1000,
         )
         assert self.apply(CreateToken(token)).result.accepted
         assert self.apply(EnrollNode(token.id, name, f"key-{name}", "serial", self.now_ms + 10**9)).result.accepted
