@@ -34,7 +34,7 @@ from cloudless.coordinator.rpc.services.tokens import Tokens
 from cloudless.coordinator.rpc.services.users import Users
 from cloudless.coordinator.rpc.services.workload_service import WorkloadService
 from cloudless.errors import FailedPrecondition, Unauthenticated, Unavailable
-from cloudless.identity.channel import SERVER_OPTIONS, Option, ServerCertificate, server_credentials
+from cloudless.identity.channel import KEEPALIVE_INTERVAL_MS, SERVER_OPTIONS, Option, ServerCertificate, server_credentials
 
 log = structlog.get_logger(__name__)
 
@@ -44,9 +44,13 @@ ENROLL_DEADLINE_MS: Final = 15_000
 
 _FIRST_MESSAGE_S: Final = 1.0
 
-_API_OPTIONS: Final[Sequence[Option]] = (*SERVER_OPTIONS, ("grpc.max_concurrent_streams", 1024))
+# Clients ping idle connections every ten seconds. gRPC's own limit is one ping in five minutes; a connection with
+# nothing but a quiet watch on it would be closed as abusive after half a minute.
+_PINGS: Final[Option] = ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_INTERVAL_MS // 2)
+_API_OPTIONS: Final[Sequence[Option]] = (*SERVER_OPTIONS, _PINGS, ("grpc.max_concurrent_streams", 1024))
 _ENROLL_OPTIONS: Final[Sequence[Option]] = (
     *(option for option in SERVER_OPTIONS if option[0] != "grpc.max_receive_message_length"),
+    _PINGS,
     ("grpc.max_receive_message_length", ENROLL_MESSAGE_BYTES),
     ("grpc.max_concurrent_streams", 64),
 )

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
+from grpc._cython import cygrpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from cloudless.api.v1 import control_pb2, session_pb2
 from cloudless.coordinator.core.state import State
+from cloudless.coordinator.rpc import server
 from cloudless.coordinator.rpc.access import OPEN, TABLE, Scope
 from cloudless.coordinator.rpc.authentication import Authentication, issued_at_ms
 from cloudless.coordinator.rpc.authorization import Authorization
 from cloudless.coordinator.rpc.call import Call, Principal
 from cloudless.core.model import Node, Role, RoleBinding, User
 from cloudless.errors import CloudlessError, InvalidArgument, PermissionDenied, Unauthenticated
+from cloudless.identity.channel import SERVER_OPTIONS
 from cloudless.identity.csr import CertificateInfo, read_certificate
 from cloudless.identity.spiffe import SpiffeId
 from cloudless.testing.identity import Fabric
@@ -310,3 +314,10 @@ async def test_a_stream_without_a_first_message_is_refused() -> None:
     with pytest.raises(InvalidArgument) as caught:
         await world.authorization(call, Empty(), handler)
     assert caught.value.reason == "FirstMessageMissing"
+
+
+def test_grpc_knows_every_option_by_its_name() -> None:
+    """An option that is spelled wrongly is silently ignored."""
+    library = Path(cygrpc.__file__).read_bytes()
+    names = {name for name, _ in {*server._API_OPTIONS, *server._ENROLL_OPTIONS} - set(SERVER_OPTIONS)}
+    assert [name for name in sorted(names) if name.encode() not in library] == []

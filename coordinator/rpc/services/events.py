@@ -50,11 +50,13 @@ class Events(control_pb2_grpc.EventServiceServicer):
             raise InvalidArgument("from_index must not be negative", reason="BadRevision")
         matches = _filter(current(), request)
         snapshot = self._backend.store.snapshot
-        if request.from_index:
-            for event in _after(snapshot.state, request.from_index):
+        past = _after(snapshot.state, request.from_index) if request.from_index else []
+        with closing(self._backend.store.watch(max(snapshot.index, request.from_index))) as batches:
+            # Tells a client that waits for it that nothing from this moment on will be missed.
+            await context.send_initial_metadata(())
+            for event in past:
                 if matches(event):
                     yield _message(event)
-        with closing(self._backend.store.watch(max(snapshot.index, request.from_index))) as batches:
             async for batch in batches:
                 for event in batch.events:
                     if matches(event):

@@ -29,7 +29,7 @@ from cloudless.core import defaults, validation
 from cloudless.core.model import WorkloadRecord
 from cloudless.core.spec import Metadata, WorkloadSpec
 from cloudless.core.validation import Violation
-from cloudless.errors import CloudlessError, InvalidArgument, NotFound
+from cloudless.errors import AlreadyExists, CloudlessError, Conflict, InvalidArgument, NotFound
 
 BATCH_MAX: Final = 500
 
@@ -41,7 +41,14 @@ class Workloads:
 
     async def CreateWorkload(self, request: Any, context: Any) -> Any:
         metadata, spec = _workload(request)
-        await self._backend.write(PutWorkload(metadata, spec, expected_revision=0))
+        try:
+            await self._backend.write(PutWorkload(metadata, spec, expected_revision=0))
+        except Conflict:
+            raise AlreadyExists(
+                f"workload {metadata.name!r} exists in namespace {metadata.namespace}",
+                reason="WorkloadExists",
+                remedy="update or apply it, or choose another name",
+            ) from None
         return control_pb2.CreateWorkloadResponse(workload=self._view(metadata.namespace, metadata.name))
 
     async def UpdateWorkload(self, request: Any, context: Any) -> Any:
