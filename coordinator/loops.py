@@ -41,8 +41,9 @@ BACKOFF_MS_MAX = 30_000
 # A wall clock that jumps must not make a deadline sleep for ever, and a deadline in the past must not spin.
 WAKE_MS_MIN = 20
 WAKE_MS_MAX = 60_000
-# So many plans in a row that wanted something, for one key, are no progress any more but a quarrel.
-UNSETTLED_PLANS = 20
+# So many plans in a row that changed something, for one key, are no progress any more but a quarrel. A plan is
+# bounded (core.reconcile.draft), so that a workload on 100 000 nodes takes several hundred.
+UNSETTLED_PLANS = 2000
 CONCURRENCY = 8  # plans of different keys whose proposals are under way at once
 _BATCHES_PER_TURN = 256
 _KEYS_PER_TURN = 2000

@@ -292,7 +292,9 @@ def test_a_plan_that_changes_nothing_backs_off():
     simulate(scenario)
 
 
-def test_a_plan_that_never_settles_is_slowed_down():
+def test_a_plan_that_never_settles_is_slowed_down(monkeypatch):
+    monkeypatch.setattr(loops, "UNSETTLED_PLANS", 20)
+
     async def scenario(f):
         await f.put("x", 1)
         loop = f.loop(lambda state, key, *_: Plan((Put(key, state.values[key] + 1),)))
