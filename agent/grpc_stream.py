@@ -75,6 +75,7 @@ class GrpcStream(Generic[Out, In]):
         self._call = call
         self.connection = connection
         self._closed = False
+        self._reading: asyncio.Task[Any] | None = None
 
     async def send(self, message: Out) -> None:
         if self._closed:
@@ -87,12 +88,22 @@ class GrpcStream(Generic[Out, In]):
             raise await self._end() from None
 
     async def receive(self) -> In | None:
+        # gRPC cancels the whole call when a read is cancelled; a reader that only gave up waiting must not do that,
+        # and what arrives for it is the next reader's.
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._call.read())
         try:
-            message = await self._call.read()
+            message = await asyncio.shield(self._reading)
+        except asyncio.CancelledError:
+            if not self._reading.cancelled():
+                raise
+            self._reading = None
+            raise await self._end() from None
         except grpc.aio.AioRpcError as error:
             raise self.connection.explain(error) from None
         except asyncio.InvalidStateError:
             raise await self._end() from None
+        self._reading = None
         if message is not grpc.aio.EOF:
             return message  # type: ignore[no-any-return]
         if await self._call.code() is grpc.StatusCode.OK:
@@ -121,4 +132,7 @@ class GrpcStream(Generic[Out, In]):
                     await self._call.code()
         finally:
             self._call.cancel()
+            if self._reading is not None:
+                self._reading.cancel()
+                await asyncio.wait([self._reading])
             await self.connection.release()

@@ -253,7 +253,7 @@ class SimAgent:
             instance_id=f"{self.name}-{self._starts}",
             device=lambda: info,
             usage=lambda: NodeUsage(battery_percent=-1),
-            open_channel=lambda _: None,
+            open_channel=lambda _message, _stream: None,
             learn_coordinators=journal.learn_coordinators,
         )
         session = Session(
