@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from cloudless.agent import logs
-from cloudless.agent.logwatch import LogWatcher
+from cloudless.agent.logwatch import LogWatcher, WatchedLog
 
 _CHUNK_BYTES: Final = 64 * 1024
 # How long a follower waits at most before it asks again whether the container is still there.
@@ -47,6 +47,7 @@ class LogReader:
         self._since_ms = since_ms
         self._timestamps = timestamps
         self._segments: list[_Segment] = []  # the last one is the log itself; before it, what was rotated away
+        self._log: WatchedLog | None = None
         self._rotations = 0
         self._pending = b""  # the beginning of a line whose rest is not read yet
         self._pending_ms = 0
@@ -65,24 +66,31 @@ class LogReader:
         await self._open()
         while True:
             last_round = not follow or finished()
-            change = self._watcher.next_change(self._path)
+            if last_round and follow:
+                await self._extend()
+            log = self._find()
+            change = log.changed if log is not None else asyncio.Event()
             if not self._segments:
                 await self._open()
             async for chunk in self._drain():
                 yield chunk
             if last_round:
                 break
-            watched = self._watcher.next_change(self._path) is change
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_FOLLOW_CHECK_S if watched else _UNWATCHED_CHECK_S):
+                async with asyncio.timeout(_UNWATCHED_CHECK_S if log is None else _FOLLOW_CHECK_S):
                     await change.wait()
             await self._extend()
         if self._pending:
             yield self._finish_line(b"")
 
+    def _find(self) -> WatchedLog | None:
+        self._log = self._log or self._watcher.find(self._path)
+        return self._log
+
     async def _open(self) -> None:
         async with self._watcher.rotating:
-            self._rotations = self._watcher.rotations(self._path)
+            log = self._find()
+            self._rotations = log.rotations if log is not None else 0
             self._segments = await asyncio.to_thread(self._open_files)
 
     def _open_files(self) -> list[_Segment]:
@@ -126,18 +134,20 @@ class LogReader:
         if not self._segments:
             return
         async with self._watcher.rotating:
-            rotations = self._watcher.rotations(self._path)
+            log = self._find()
+            rotations = log.rotations if log is not None else 0
             await asyncio.to_thread(self._extend_files, rotations - self._rotations)
             self._rotations = rotations
 
     def _extend_files(self, rotated_times: int) -> None:
         current = self._segments[-1]
-        if rotated_times == 1:  # what we had not read of it is in the copy
+        if rotated_times:  # what we had not read of it is in the copy; after two rotations a part is lost
             with contextlib.suppress(OSError):
                 copy = os.open(logs.rotated(self._path), os.O_RDONLY | os.O_CLOEXEC)
                 status = os.fstat(copy)
                 times = logs.LogIndex.read(logs.rotated(self._path), fallback_ms=status.st_mtime_ns // 1_000_000)
-                self._segments.insert(-1, _Segment(copy, min(current.position, status.st_size), status.st_size, times))
+                start = min(current.position, status.st_size) if rotated_times == 1 else 0
+                self._segments.insert(-1, _Segment(copy, start, status.st_size, times))
         if rotated_times:
             current.position = 0
         status = os.fstat(current.file)

@@ -22,6 +22,7 @@ from typing import Final
 READ_BYTES: Final = 256 * 1024
 # A line longer than this is handed out in parts.
 LINE_BYTES_MAX: Final = 256 * 1024
+_SIZE_MAX: Final = 1 << 62
 INDEX_ENTRY: Final = struct.Struct("<qq")  # size of the log in bytes, wall clock ms
 
 
@@ -51,12 +52,12 @@ class LogIndex:
         sizes: list[int] = []
         times: list[int] = []
         for size, time_ms in INDEX_ENTRY.iter_unpack(data[: len(data) - len(data) % INDEX_ENTRY.size]):
-            if sizes and (size <= sizes[-1] or time_ms < times[-1]):
+            if not 0 < size < _SIZE_MAX or (sizes and (size <= sizes[-1] or time_ms < times[-1])):
                 continue
             sizes.append(size)
             times.append(time_ms)
         if fallback_ms:
-            sizes.append(1 << 62)
+            sizes.append(_SIZE_MAX)
             times.append(max(fallback_ms, times[-1] if times else 0))
         return cls(tuple(sizes), tuple(times))
 

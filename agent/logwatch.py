@@ -31,12 +31,14 @@ _IN_NONBLOCK_CLOEXEC: Final = 0o2004000
 
 
 @dataclass(slots=True)
-class _Watched:
+class WatchedLog:
+    """What is known of one log. Readers keep it: it holds good when the log is no longer watched."""
+
     path: Path
     size: int = 0  # of the last index entry
     inode: int = 0  # of the file that inotify watches
     watch: int = -1
-    rotations: int = 0
+    rotations: int = 0  # since it is watched
     changed: asyncio.Event = field(default_factory=asyncio.Event)  # of the next change; replaced when set
 
     def tell(self) -> None:
@@ -49,8 +51,8 @@ class LogWatcher:
 
     def __init__(self, *, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._watched: dict[Path, _Watched] = {}
-        self._by_watch: dict[int, _Watched] = {}
+        self._watched: dict[Path, WatchedLog] = {}
+        self._by_watch: dict[int, WatchedLog] = {}
         self._inotify: _Inotify | None = None
         self._wake = asyncio.Event()
         self.rotating = asyncio.Lock()  # held while a log changes its place; readers that compare places take it
@@ -63,19 +65,12 @@ class LogWatcher:
             self._unwatch(gone)
             gone.tell()
         for path in wanted - set(self._watched):
-            self._watched[path] = _Watched(path)
+            self._watched[path] = WatchedLog(path)
         self._wake.set()
 
-    def rotations(self, path: Path) -> int:
-        """How often this log was rotated since it is watched: a reader that sees another number starts anew."""
-        held = self._watched.get(path)
-        return held.rotations if held else 0
-
-    def next_change(self, path: Path) -> asyncio.Event:
-        """Take it, read the log, then wait for it: set when the log grew or was rotated since it was taken, or is
-        no longer watched. For a log that is not watched it is never set: wait with a timeout."""
-        held = self._watched.get(path)
-        return held.changed if held else asyncio.Event()
+    def find(self, path: Path) -> WatchedLog | None:
+        """The log, when it is watched. To follow it: take `changed`, read, then wait for what was taken."""
+        return self._watched.get(path)
 
     async def run(self) -> None:
         """Watches until cancelled."""
@@ -118,7 +113,7 @@ class LogWatcher:
                     await asyncio.to_thread(_rotate, held)
             held.tell()
 
-    def _due(self) -> list[_Watched]:
+    def _due(self) -> list[WatchedLog]:
         if self._inotify is None:
             return list(self._watched.values())
         overflow, watches = self._inotify.drain()
@@ -131,12 +126,12 @@ class LogWatcher:
                 self._by_watch[watch] = held
         return list(due.values())
 
-    def _unwatch(self, held: _Watched) -> None:
+    def _unwatch(self, held: WatchedLog) -> None:
         self._by_watch.pop(held.watch, None)
         if self._inotify is not None and held.watch >= 0:
             self._inotify.remove(held.watch)
 
-    def _note(self, due: list[_Watched]) -> list[_Watched]:
+    def _note(self, due: list[WatchedLog]) -> list[WatchedLog]:
         """In a thread: one index entry for each log that grew."""
         grown = []
         for held in due:
@@ -173,7 +168,7 @@ def _last_size(index: Path) -> int:
     return int(INDEX_ENTRY.unpack_from(data, whole - INDEX_ENTRY.size)[0]) if whole else 0
 
 
-def _rotate(held: _Watched) -> None:
+def _rotate(held: WatchedLog) -> None:
     """In a thread: copies the log aside and truncates it. On a full disk the log is truncated all the same, and
     said so: its writer must not stop the node."""
     path, target = held.path, rotated(held.path)

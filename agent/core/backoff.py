@@ -25,7 +25,7 @@ DEFAULT: Final = Delays()
 
 def from_spec(backoff: Backoff) -> Delays:
     """The delays of a restart policy; what it leaves at 0 takes the default (1 s, 5 min, 10 min)."""
-    initial = backoff.initial_ms or DEFAULT.initial_ms
+    initial = backoff.initial_ms if backoff.initial_ms > 0 else DEFAULT.initial_ms
     return Delays(
         initial_ms=initial,
         max_ms=max(initial, backoff.max_ms or DEFAULT.max_ms),

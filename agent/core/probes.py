@@ -64,7 +64,7 @@ def probe_of(container: Container, kind: ProbeKind) -> Probe | None:
 
 
 def timeout_ms(probe: Probe) -> int:
-    return probe.timeout_ms or DEFAULT_TIMEOUT_MS
+    return probe.timeout_ms if probe.timeout_ms > 0 else DEFAULT_TIMEOUT_MS
 
 
 def begin(
@@ -120,7 +120,8 @@ def record(
         passing = False
     if kind is ProbeKind.STARTUP and passing:
         return _open_gate(container, now_ms=now_ms, age_ms=age_ms)
-    next_due = max(track.due_at_ms + (probe.period_ms or DEFAULT_PERIOD_MS), now_ms)
+    period_ms = probe.period_ms if probe.period_ms > 0 else DEFAULT_PERIOD_MS
+    next_due = max(track.due_at_ms + period_ms, now_ms)
     return _put(
         probes,
         kind,

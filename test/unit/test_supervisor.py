@@ -211,7 +211,6 @@ def test_restarts_back_off_and_start_afresh_after_ten_good_minutes(on_node) -> N
             began = asyncio.get_running_loop().time()
             await supervisor.assign(1, [assignment()])
             await node.until(lambda: node.restarts() >= 1)
-            status = supervisor.reports.get("web-1").status
             await node.until(
                 lambda: supervisor.phase("web-1") is ReplicaPhase.READY and node.restarts() == 12, limit_s=5_000
             )
