@@ -18,9 +18,9 @@ DEFAULT_CAPABILITIES = (
     "CAP_FOWNER",
     "CAP_FSETID",
     "CAP_KILL",
-    "CAP_NET_BIND_SERVICE",
     "CAP_SETGID",
     "CAP_SETUID",
+    "CAP_NET_BIND_SERVICE",
 )
 # in the order of linux/capability.h: the position is the number
 _NAMES = """
