@@ -26,22 +26,25 @@ STRATEGIES = st.sampled_from([RolloutStrategy.ROLLING_UPDATE] * 4 + [RolloutStra
 ROLLOUTS = st.builds(
     Rollout, STRATEGIES, st.integers(0, 2), st.integers(0, 2), st.integers(0, 3), st.sampled_from([0, 2000])
 )
-PLACEMENTS = st.sampled_from(
-    [
-        Placement(),
-        Placement(spread=(SpreadConstraint("zone", 1),)),
-        Placement(anti_affinity=(AntiAffinity("", "node", False),)),
-        Placement(anti_affinity=(AntiAffinity("db", "node", True),), node_selector={"region": "eu"}),
-    ]
-)
+FREE = [
+    Placement(),
+    Placement(spread=(SpreadConstraint("zone", 1),)),
+    Placement(anti_affinity=(AntiAffinity("", "node", False),)),
+]
+# db has at most three replicas, so that it leaves one of the four nodes to those that keep away from it.
+PLACEMENTS = {
+    "web": st.sampled_from([*FREE, Placement(anti_affinity=(AntiAffinity("db", "node", True),))]),
+    "db": st.sampled_from(FREE),
+    "each": st.sampled_from([Placement(), Placement(node_selector={"region": "eu"})]),
+}
 
 
 def specs(name, rollouts=ROLLOUTS):
     return st.builds(
         service,
-        replicas=st.integers(0, 4),
+        replicas=st.integers(0, 3),
         image=st.sampled_from(["web:1", "web:2", "web:3"]),
-        placement=st.just(Placement()) if name == "db" else PLACEMENTS,
+        placement=PLACEMENTS[name],
         rollout=rollouts,
         disruption=st.builds(Disruption, st.sampled_from([0, 1000, 30_000]), st.sampled_from(list(ReconnectRule))),
         kind=st.just(WorkloadType.SYSTEM if name == "each" else WorkloadType.SERVICE),
@@ -52,7 +55,7 @@ NODE = st.sampled_from(NODES)
 NAME = st.sampled_from(NAMES)
 OPERATIONS = st.one_of(
     NAME.flatmap(lambda name: st.tuples(st.just("put"), st.just(name), specs(name))),
-    st.tuples(st.just("scale"), NAME, st.integers(0, 4)),
+    st.tuples(st.just("scale"), NAME, st.integers(0, 3)),
     st.tuples(st.just("restart"), NAME, st.none()),
     st.tuples(st.just("delete"), NAME, st.none()),
     st.tuples(st.just("state"), NODE, st.sampled_from([NodeState.READY, NodeState.UNREACHABLE, NodeState.LOST])),
