@@ -13,6 +13,7 @@ from cloudless.clock import Clock
 from cloudless.coordinator.core.state import State
 from cloudless.coordinator.rpc.call import Call, Principal
 from cloudless.coordinator.rpc.pipeline import Proceed
+from cloudless.core.model import RoleBinding
 from cloudless.errors import CloudlessError, Unauthenticated
 from cloudless.identity.ca import BACKDATE_MS_MAX
 from cloudless.identity.csr import CertificateInfo, read_certificate
@@ -93,17 +94,18 @@ class Authentication:
             raise expired(who.kind)
         if who.trust_domain != self._trust_domain:
             raise Unauthenticated(f"{who} is not of the trust domain {self._trust_domain}", reason="WrongTrustDomain")
-        principal = Principal(
+        bindings: tuple[RoleBinding, ...] = ()
+        if who.kind == NODE:
+            self._check_node(certificate)
+        elif who.kind == USER:
+            bindings = self._user_bindings(self._state(), who.name)
+        return Principal(
             kind=who.kind,
             name=who.name,
             spiffe_id=str(who),
             certificate_expires_at_ms=certificate.expires_at_ms,
+            bindings=bindings,
         )
-        if who.kind == NODE:
-            self._check_node(certificate)
-        elif who.kind == USER:
-            return dataclasses.replace(principal, bindings=self._user_bindings(self._state(), who.name))
-        return principal
 
     def _check_node(self, certificate: CertificateInfo) -> None:
         name = certificate.spiffe_id.name
@@ -121,7 +123,7 @@ class Authentication:
             )
 
     @staticmethod
-    def _user_bindings(state: State, name: str) -> Any:
+    def _user_bindings(state: State, name: str) -> tuple[RoleBinding, ...]:
         user = state.users.get(name)
         if user is None:
             raise Unauthenticated(

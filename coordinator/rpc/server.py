@@ -34,7 +34,13 @@ from cloudless.coordinator.rpc.services.tokens import Tokens
 from cloudless.coordinator.rpc.services.users import Users
 from cloudless.coordinator.rpc.services.workload_service import WorkloadService
 from cloudless.errors import FailedPrecondition, Unauthenticated, Unavailable
-from cloudless.identity.channel import KEEPALIVE_INTERVAL_MS, SERVER_OPTIONS, Option, ServerCertificate, server_credentials
+from cloudless.identity.channel import (
+    KEEPALIVE_INTERVAL_MS,
+    SERVER_OPTIONS,
+    Option,
+    ServerCertificate,
+    server_credentials,
+)
 
 log = structlog.get_logger(__name__)
 

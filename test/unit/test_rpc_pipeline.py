@@ -11,8 +11,12 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import REGISTRY
 
+from cloudless.coordinator.rpc import observation
 from cloudless.coordinator.rpc.call import current
 from cloudless.coordinator.rpc.deadlines import Deadlines
 from cloudless.coordinator.rpc.failures import Failures
@@ -245,3 +249,24 @@ async def test_refused_calls_leave_nothing_behind(served: Any) -> None:
         assert [ref() for ref in contexts[:2]] == [None, None]
     finally:
         gc.enable()
+
+
+async def test_each_call_is_one_span_below_its_callers(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, channel = served
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(observation, "tracer", provider.get_tracer("test"))
+    monkeypatch.setattr(observation.trace, "get_tracer_provider", lambda: provider)
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        raise Conflict("no")
+
+    server.methods["/test.T/Traced"] = grpc.unary_unary_rpc_method_handler(handler)
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    metadata = (("traceparent", parent), ("cloudless-request-id", "r-7"))
+    await _failure(channel.unary_unary("/test.T/Traced")(b"", metadata=metadata))
+    (span,) = exporter.get_finished_spans()
+    assert span.name == "test.T/Traced"
+    assert format(span.context.trace_id, "032x") in parent
+    assert span.attributes == {"rpc.grpc.status": "ABORTED", "request_id": "r-7"}
