@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from pathlib import Path
 
@@ -81,9 +83,22 @@ def existing(path: Path) -> Path:
 
 
 def storage_free(system: System, data_dir: Path) -> int:
-    """Bytes that are free for the agent's user on the file system of its data folder."""
-    stat = system.statvfs(existing(data_dir))
-    return int(stat.f_bavail * stat.f_frsize)
+    """Bytes that were free for the agent's user on the file system of its data folder when it was first asked: what
+    is offered must not shrink as workloads fill what was given to them. Remembered in the folder, per file system."""
+    place = existing(data_dir)
+    stat = system.statvfs(place)
+    device, free = place.stat().st_dev, int(stat.f_bavail * stat.f_frsize)
+    memory = data_dir / "storage.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(memory.read_text())
+        if known["device"] == device:
+            return min(int(known["bytes"]), int(stat.f_blocks * stat.f_frsize))
+    with contextlib.suppress(OSError):  # a folder that cannot be written is the journal's trouble, not ours
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = memory.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"device": device, "bytes": free}))
+        temporary.replace(memory)
+    return free
 
 
 def storage_used(stat: os.statvfs_result) -> int:
@@ -92,7 +107,7 @@ def storage_used(stat: os.statvfs_result) -> int:
 
 def offered(system: System, owner: OwnerConfig, data_dir: Path) -> ResourceAmounts:
     """Capacity after the owner's limits. An owner can offer less than the device has, never more. `storage_bytes`
-    is what is free at the time; `egress_bps` the speed of the link to the default route, 0 where it does not tell."""
+    is what was free at first; `egress_bps` the speed of the link to the default route, 0 where it does not tell."""
     share = min(1.0, max(0.0, owner.share))
     cpu, memory = cpu_millis(system), memory_limit(system)[0]
     return ResourceAmounts(

@@ -29,18 +29,15 @@ class Device(programs.ShellDevice):
 
     async def close(self):
         runtime = await self.open()
-        for view in await runtime.list():
-            await runtime.remove_sandbox(view.replica_id)
-        await runtime.close()
-        left = self.leftovers()
-        self._cgroups().remove_parents()
-        assert left == []
-
-    def _cgroups(self):
-        return Cgroups.prepare(self._prefix, root=self._root)
+        await runtime.purge()
+        assert self.leftovers() == []
+        assert list(Path("/sys/fs/cgroup").rglob(self._prefix)) == []
 
     def leftovers(self):
-        found = self._cgroups().existing()
+        groups = Cgroups.prepare(self._prefix, root=self._root)
+        found = groups.existing()
+        if not found:
+            groups.remove_parents()
         if self._directory.exists():
             found += [str(path) for path in self._directory.iterdir()]
         mark = os.fsencode(self._directory)

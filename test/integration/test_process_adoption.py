@@ -15,7 +15,6 @@ import pytest_asyncio
 
 from cloudless.agent.runtime.base import ContainerState, Sandbox
 from cloudless.agent.runtime.process import records, state
-from cloudless.agent.runtime.process.cgroups import Cgroups
 from cloudless.agent.runtime.process.runtime import ProcessRuntime
 from cloudless.clock import SystemClock
 from cloudless.core.spec import Container, WorkloadSpec
@@ -90,14 +89,9 @@ async def device(tmp_path):
         process.kill()
         process.wait()
         process.stdout.close()
-    runtime = await device.open()
-    for view in await runtime.list():
-        await runtime.remove_sandbox(view.replica_id)
-    await runtime.close()
+    await (await device.open()).purge()
     assert device.running() == []
-    groups = Cgroups.prepare(device.prefix)
-    assert groups.existing() == []
-    groups.remove_parents()
+    assert not device.directory.exists()
 
 
 async def only(runtime):
@@ -119,7 +113,7 @@ async def test_what_runs_outlives_a_killed_agent_and_its_log_goes_on(device):
     agent = device.agent(script)
     assert agent.stdout.readline() == "starting\n"
     assert agent.stdout.readline() == "started\n"
-    (pid,) = device.running()
+    pid = state.ReplicaFolder(device.directory, "r1").attempt("main").program.pid
     agent.send_signal(signal.SIGKILL)
     agent.wait()
     runtime = await device.open()
@@ -270,7 +264,9 @@ async def main(directory, interpreter):
     info, features = await runtime.describe()
     script = (
         "id -u; echo x > own && cat own; echo x 2>/dev/null > /var/tmp/x || echo denied;"
-        "busybox unshare -U true 2>/dev/null || echo denied; (sleep 1000 &); echo $HOME | grep -c r1"
+        "busybox unshare -U true 2>/dev/null || echo denied; (sleep 1000 &);"
+        "mkdir -p closed/inner; echo x > closed/inner/f; ln -s /etc closed/link; chmod 0 closed/inner closed;"
+        "echo $HOME | grep -c r1"
     )
     container = Container(name="main", process=("/bin/busybox", "sh", "-c", script))
     side = Container(name="side", process=("/bin/busybox", "sleep", "1000"))

@@ -18,6 +18,7 @@ from cloudless.clock import SystemClock
 from cloudless.core.spec import (
     Capabilities,
     Container,
+    ContainerPort,
     ResourceAmounts,
     Resources,
     SecurityContext,
@@ -67,13 +68,8 @@ class Bench:
         return view.exit_code, self.log(sandbox)
 
     async def remove(self):
-        for view in await self.runtime.list():
-            await self.runtime.remove_sandbox(view.replica_id)
-        await self.runtime.close()
-        groups = Cgroups.prepare(self.prefix, root=self.root)
-        assert groups.existing() == []
-        groups.remove_parents()
-        assert os.listdir(self.directory) == []
+        await self.runtime.purge()
+        assert not self.directory.exists()
 
 
 @pytest_asyncio.fixture(params=["with cgroups", "without cgroups"])
@@ -237,6 +233,7 @@ def readable(path):
     [
         (SecurityContext(privileged=True), InvalidArgument),
         (SecurityContext(run_as_user=0), InvalidArgument),
+        (SecurityContext(run_as_group=0), InvalidArgument),
         (SecurityContext(seccomp_profile=SecurityProfile("Unconfined")), FailedPrecondition),
         (SecurityContext(app_armor_profile=SecurityProfile("Localhost")), FailedPrecondition),
         (SecurityContext(capabilities=Capabilities(add=("SYS_ADMIN",))), FailedPrecondition),
@@ -245,6 +242,12 @@ def readable(path):
 async def test_what_cannot_be_honoured_is_refused(bare, context, error):
     with pytest.raises(error):
         await bare.start("true", context=context)
+
+
+async def test_a_moved_port_is_refused(bare):
+    await bare.start("true", ports=(ContainerPort("a", 8080, host_port=8080), ContainerPort("b", 8081)))
+    with pytest.raises(FailedPrecondition, match="80"):
+        await bare.start("true", ports=(ContainerPort("http", 80, host_port=8080),))
 
 
 async def test_an_image_is_refused(bare):
@@ -302,7 +305,7 @@ async def test_growing_over_the_limit_without_cgroups_is_reported_as_oom(bare):
     resources = Resources(requests=limits, limits=limits)
     double, keep = "x=$x$x", "eval v$i=$x"
     loop = f"while [ $i -lt 46 ]; do i=$((i+1)); [ $i -lt 17 ] && {double} || {keep}; done"
-    leak = f"x=0123456789abcdef; i=0; {loop}; sleep 100"
+    leak = f"x=0123456789abcdef; i=0; {loop}; sleep 100; exit"
     sandbox = await bare.start(leak, resources=resources)
     view = await bare.end(sandbox)
     assert (view.exit_code, view.oom_killed) == (137, True)

@@ -325,6 +325,20 @@ def test_runtimes_are_carried_over(make, tmp_path):
     assert Feature("overlayfs", True, "") in info.features
 
 
+def test_storage_is_offered_once(make, tmp_path):
+    """Workloads fill what they were given; the offer stays. Another disk is another offer."""
+    system = make(VPS)
+    assert capacity.storage_free(system, tmp_path / "data") == 1000 * 4096
+    fuller = types.SimpleNamespace(f_bavail=10, f_bfree=20, f_blocks=5000, f_frsize=4096)
+    later = dataclasses.replace(system, statvfs=lambda _: fuller)
+    assert capacity.storage_free(later, tmp_path / "data") == 1000 * 4096
+    smaller = types.SimpleNamespace(f_bavail=10, f_bfree=20, f_blocks=500, f_frsize=4096)
+    shrunk = dataclasses.replace(system, statvfs=lambda _: smaller)
+    assert capacity.storage_free(shrunk, tmp_path / "data") == 500 * 4096
+    (tmp_path / "data/storage.json").write_text('{"device": 0, "bytes": 1}')
+    assert capacity.storage_free(later, tmp_path / "data") == 10 * 4096
+
+
 @pytest.mark.parametrize(
     ("value", "expected"), [(0, "low"), (99, "low"), (100, "medium"), (500, "high"), (2999, "high"), (3000, "premium")]
 )

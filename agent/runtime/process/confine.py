@@ -109,10 +109,19 @@ def _check(context: SecurityContext, container: Container, abilities: Abilities)
         )
     if context.privileged:
         raise InvalidArgument("a process is never privileged", reason="PrivilegedRefused")
-    if context.run_as_user == 0 or (not abilities.root and context.run_as_non_root and os.geteuid() == 0):
-        raise InvalidArgument("a process never runs as root", reason="RootRefused", remedy="set runAsUser")
+    if 0 in (context.run_as_user, context.run_as_group):
+        raise InvalidArgument(
+            "a process never runs as root or in its group",
+            reason="RootRefused",
+            remedy="set runAsUser and runAsGroup to others, or leave them out",
+        )
     if not abilities.root and context.run_as_user not in (None, os.geteuid()):
         raise _refuse(f"user {context.run_as_user}", "run the agent as root, or leave runAsUser out")
+    if moved := [p for p in container.ports if p.host_port not in (0, p.container_port)]:
+        raise _refuse(
+            f"port {moved[0].container_port} at host port {moved[0].host_port}",
+            "processes share the device's ports: let the program listen there and leave hostPort out",
+        )
     for profile in (context.seccomp_profile, context.app_armor_profile):
         if profile is not None and profile.type not in _PROFILES:
             raise _refuse(f"the security profile {profile.type}", "use RuntimeDefault")

@@ -17,6 +17,7 @@ import tempfile
 import termios
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import BinaryIO
 
 from cloudless.agent.runtime.base import ExecRequest
 from cloudless.agent.runtime.process import records
@@ -181,11 +182,8 @@ async def start(spec: records.Record, request: ExecRequest) -> ProcessExec:
     slave = -1
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(os.close, error_read)
-        file = cleanup.enter_context(tempfile.TemporaryFile())
-        file.write(encoded)
-        file.flush()
-        file.seek(0)
-        command = [sys.executable, "-I", "-S", str(LAUNCHER), str(file.fileno()), str(error_write), str(os.getpid())]
+        record = cleanup.enter_context(_in_memory(encoded))
+        command = [sys.executable, "-I", "-S", str(LAUNCHER), str(record.fileno()), str(error_write), str(os.getpid())]
         with contextlib.ExitStack() as handed_over:
             handed_over.callback(os.close, error_write)
             stdin = asyncio.subprocess.PIPE if request.stdin else asyncio.subprocess.DEVNULL
@@ -204,7 +202,7 @@ async def start(spec: records.Record, request: ExecRequest) -> ProcessExec:
                 stdout=stdout,
                 stderr=stderr,
                 env={},
-                pass_fds=(file.fileno(), error_write),
+                pass_fds=(record.fileno(), error_write),
             )
         session = ProcessExec(process, terminal)
         report = await asyncio.to_thread(_read_all, error_read)
@@ -212,6 +210,16 @@ async def start(spec: records.Record, request: ExecRequest) -> ProcessExec:
             await session.close()
             raise refused(report)
         return session
+
+
+def _in_memory(data: bytes) -> BinaryIO:
+    """A file at its start that no disk sees, where the system has such files."""
+    in_memory = hasattr(os, "memfd_create")
+    file: BinaryIO = os.fdopen(os.memfd_create("record"), "w+b") if in_memory else tempfile.TemporaryFile()
+    file.write(data)
+    file.flush()
+    file.seek(0)
+    return file
 
 
 def _read_all(descriptor: int) -> bytes:

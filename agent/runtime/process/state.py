@@ -15,10 +15,9 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cloudless.agent.runtime.base import ContainerState, ContainerView, Sandbox, SandboxView
 from cloudless.agent.runtime.process import records
@@ -101,12 +100,12 @@ class ReplicaFolder:
     def run(self, container: str) -> Path:
         return self.path / "run" / _checked(container)
 
-    def create(self, sandbox: Sandbox, *, owner: tuple[int, int] | None) -> None:
-        """`owner`: uid and gid of the replica's own folder, None where it is the agent's."""
+    def create(self, sandbox: Sandbox, *, users: bool) -> None:
+        """`users`: the containers run as other users than the agent, and share the replica's own folder."""
         for folder in (self.path / "run", self.path / "logs", self.work):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if owner:
-            os.chown(self.work, *owner)
+        if users:
+            self.work.chmod(0o1777)  # as /tmp; nobody else gets through the folders above
         ports = [
             f"{p.container_port}:{p.protocol or Protocol.TCP}:{p.name}"
             for container in sandbox.spec.containers
@@ -177,16 +176,19 @@ def _checked(name: str) -> str:
 
 def delete(path: Path) -> None:
     """Deletes a tree, also folders that a program has closed to its own user."""
-
-    def reopen(function: Callable[..., Any], name: str, _error: Any) -> None:
-        os.chmod(os.path.dirname(name), stat.S_IRWXU)
-        if os.path.isdir(name) and not os.path.islink(name):
-            os.chmod(name, stat.S_IRWXU)
-            shutil.rmtree(name, ignore_errors=True)
-        else:
-            function(name)
-
-    shutil.rmtree(path, onerror=reopen)
+    try:
+        shutil.rmtree(path)
+        return
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        os.chmod(path, stat.S_IRWXU)
+    for folder, names, _ in os.walk(path):
+        for name in names:
+            inside = os.path.join(folder, name)
+            if not os.path.islink(inside):
+                os.chmod(inside, stat.S_IRWXU)
+    shutil.rmtree(path)
 
 
 def replicas(root: Path) -> Iterator[ReplicaFolder]:
