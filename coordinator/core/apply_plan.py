@@ -98,7 +98,7 @@ def _obstacle(t: Transition, record: WorkloadRecord, node_id: str, fragment: Res
         if over:
             found = over[0].partition("_")[0], f"insufficient {', '.join(name.partition('_')[0] for name in over)}"
         elif wanted := amounts.host_ports_of(record.spec):
-            taken = sorted(wanted & taken_host_ports(t, node_id))
+            taken = sorted(wanted & t.state.host_ports_on(node_id))
             if taken:
                 found = "host_ports", f"host port {taken[0][0]}/{taken[0][1]} is taken"
     return None if found is None else FilterRejection(found[0], found[1], (node_id,), 1)
@@ -114,15 +114,6 @@ def _node_obstacle(node: Node | None) -> tuple[str, str] | None:
     if node.cordoned:
         return "cordoned", "cordoned"
     return None
-
-
-def taken_host_ports(t: Transition, node_id: str) -> set[tuple[int, str]]:
-    taken: set[tuple[int, str]] = set()
-    for replica in t.state.replicas_on(node_id):
-        spec = t.state.spec_of(replica)
-        if spec is not None and replica.status.phase is not ReplicaPhase.LOST:
-            taken |= amounts.host_ports_of(spec)
-    return taken
 
 
 def _assign(t: Transition, replica: Replica, decision: PlacementDecision, fragment: ResourceAmounts) -> None:

@@ -96,6 +96,16 @@ class State:
         record = self.workloads.get((replica.namespace, replica.workload))
         return None if record is None else spec_of_generation(record, replica.generation)
 
+    def host_ports_on(self, node_id: str) -> set[tuple[int, str]]:
+        """The host ports of a node that replicas hold, as (port, protocol); stopping replicas still hold theirs."""
+        taken: set[tuple[int, str]] = set()
+        for replica_id in self.replicas_by_node.get(node_id, ()):
+            replica = self.replicas[replica_id]
+            spec = self.spec_of(replica)
+            if spec is not None and replica.status.phase is not ReplicaPhase.LOST:
+                taken |= amounts.host_ports_of(spec)
+        return taken
+
     # -- the next state -----------------------------------------------------------------------------------
 
     def with_node(self, node: Node) -> State:

@@ -16,7 +16,7 @@ from cloudless.coordinator.core import amounts
 from cloudless.coordinator.core.scheduler import topology
 from cloudless.coordinator.core.state import State
 from cloudless.core import quantity
-from cloudless.core.model import Node, NodeState, ReplicaPhase, Taint
+from cloudless.core.model import Node, NodeState, Taint
 from cloudless.core.spec import AntiAffinity, ResourceAmounts, TaintEffect, Toleration, WorkloadSpec
 
 _RUNTIMES_FOR_IMAGES: Final = ("containerd", "fake")
@@ -240,17 +240,6 @@ def host_port_filter(ports: frozenset[tuple[int, str]]) -> Filter:
         return next((f"host port {p}/{proto} is taken" for p, proto in wanted if (p, proto) in c.ports), None)
 
     return Filter("host_ports", check)
-
-
-def ports_taken(state: State, node_id: str) -> set[tuple[int, str]]:
-    """The host ports of a node that replicas hold, stopping ones too."""
-    taken: set[tuple[int, str]] = set()
-    for replica_id in state.replicas_by_node.get(node_id, ()):
-        replica = state.replicas[replica_id]
-        spec = state.spec_of(replica)
-        if spec is not None and replica.status.phase is not ReplicaPhase.LOST:
-            taken |= amounts.host_ports_of(spec)
-    return taken
 
 
 # -- company ----------------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ class Board:
     # -- set-up -------------------------------------------------------------------------------------------
 
     def _candidate(self, state: State, node_id: str) -> Candidate:
-        ports = filters.ports_taken(state, node_id) if self._ports else set()
+        ports = state.host_ports_on(node_id) if self._ports else set()
         return Candidate(state.nodes[node_id], state.reserved.get(node_id, amounts.NOTHING), ports)
 
     def _count_own(self, state: State, ignoring: Collection[str]) -> None:
