@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 PAGE_SIZE_DEFAULT: Final = 500
 PAGE_SIZE_MAX: Final = 1000
+# A page also ends here, well below the limit of a message (4 MiB): one object may have a quarter of a megabyte.
+PAGE_BYTES_MAX: Final = 3 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,11 @@ class Query(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """`revision` is that of the first page, on every page: a watch from it misses nothing that changed while the
-    pages were read."""
+class Page:
+    """`items` are messages. `revision` is that of the first page, on every page: a watch from it misses nothing that
+    changed while the pages were read."""
 
-    items: tuple[T, ...]
+    items: tuple[Any, ...]
     next_page_token: str
     revision: int
 
@@ -83,10 +85,19 @@ def unfiltered() -> Query[Any]:
 
 
 def page(
-    collection: Collection[T], state: State, *, index: int, query: Query[T], page_size: int, page_token: str
-) -> Page[T]:
-    """One page, ordered by key. A later page is read from the present state, after the last key of the page before:
-    what is created or removed meanwhile may or may not appear, everything else appears exactly once.
+    collection: Collection[T],
+    state: State,
+    *,
+    index: int,
+    query: Query[T],
+    page_size: int,
+    page_token: str,
+    render: Callable[[T], Any],
+) -> Page:
+    """One page, ordered by key, of what `render` makes of each item; fewer than asked for where they are large.
+
+    A later page is read from the present state, after the last key of the page before: what is created or removed
+    meanwhile may or may not appear, everything else appears exactly once.
 
     Raises InvalidArgument (BadPageToken, BadPageSize).
     """
@@ -97,11 +108,18 @@ def page(
     candidates = _matching(collection, state, query, last)
     # nsmallest is stable, bounded by the page, and sorts no more than it returns.
     chosen = heapq.nsmallest(size + 1, candidates, key=lambda pair: pair[0])
-    items = tuple(item for _, item in chosen[:size])
+    messages: list[Any] = []
+    size_bytes = 0
+    for _, item in chosen[:size]:
+        message = render(item)
+        size_bytes += message.ByteSize()
+        if messages and size_bytes > PAGE_BYTES_MAX:
+            break
+        messages.append(message)
     token = ""
-    if len(chosen) > size:
-        token = encode_token(collection, query.digest, revision, collection.key(items[-1]))
-    return Page(items, token, revision)
+    if len(chosen) > len(messages):
+        token = encode_token(collection, query.digest, revision, chosen[len(messages) - 1][0])
+    return Page(tuple(messages), token, revision)
 
 
 def _matching(collection: Collection[T], state: State, query: Query[T], last: Key | None) -> Iterator[tuple[Any, T]]:

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloudless.api.v1 import spec_pb2
 from cloudless.api.v1.control_pb2 import ListOptions
+from cloudless.api.v1.convert import to_proto
 from cloudless.coordinator.core import commands, machine
 from cloudless.coordinator.core.commands import CreateToken, DeleteWorkload, PutWorkload
 from cloudless.coordinator.core.outcome import Change
@@ -94,6 +96,10 @@ def _call(*bindings: RoleBinding) -> Call:
 VIEWER = _call(RoleBinding(Role.VIEWER, "*"))
 
 
+def _render(record: Any) -> Any:
+    return to_proto(record.metadata, spec_pb2.Metadata)
+
+
 def _keys(history: History, options: ListOptions, call: Call = VIEWER) -> list[str]:
     """All pages, one after the other."""
     found: list[str] = []
@@ -106,8 +112,9 @@ def _keys(history: History, options: ListOptions, call: Call = VIEWER) -> list[s
             query=listing.query(call, options),
             page_size=options.page_size,
             page_token=token,
+            render=_render,
         )
-        found += ["/".join(WORKLOADS.key(item)) for item in page.items]
+        found += [f"{item.namespace}/{item.name}" for item in page.items]
         token = page.next_page_token
         if not token:
             return found
@@ -128,13 +135,13 @@ def test_a_page_goes_on_after_the_last_key_whatever_changed_meanwhile() -> None:
     for name in ("a", "c", "e", "g"):
         history.put("default", name)
     query = listing.query(VIEWER, ListOptions())
-    arguments: dict[str, Any] = {"query": query, "page_size": 2}
+    arguments: dict[str, Any] = {"query": query, "page_size": 2, "render": _render}
     first = listing.page(WORKLOADS, history.state, index=history.index, page_token="", **arguments)
     history.do(DeleteWorkload("default", "c"))  # the key that the token stands on
     history.put("default", "b")
     history.put("default", "f")
     second = listing.page(WORKLOADS, history.state, index=history.index, page_token=first.next_page_token, **arguments)
-    assert [item.metadata.name for item in second.items] == ["e", "f"]
+    assert [item.name for item in second.items] == ["e", "f"]
     assert second.revision == first.revision == 4, "a watch from it sees all that changed between the pages"
 
 
@@ -149,11 +156,12 @@ def test_a_page_token_is_good_for_its_question_only() -> None:
         query=listing.query(VIEWER, ListOptions()),
         page_size=2,
         page_token="",
+        render=_render,
     )
     other = listing.query(VIEWER, ListOptions(label_selector="app=web"))
     for query, token in [(other, page.next_page_token), (listing.query(VIEWER, ListOptions()), "AAAA"), (other, "é")]:
         with pytest.raises(InvalidArgument) as caught:
-            listing.page(WORKLOADS, history.state, index=4, query=query, page_size=2, page_token=token)
+            listing.page(WORKLOADS, history.state, index=4, query=query, page_size=2, page_token=token, render=_render)
         assert caught.value.reason == "BadPageToken"
 
 
@@ -167,10 +175,49 @@ def test_no_page_token_breaks_the_decoder(token: str) -> None:
     assert set(reasons) <= {"BadPageToken"}
 
 
+def test_large_objects_make_short_pages() -> None:
+    history = History()
+    for number in range(100):
+        history.do(
+            PutWorkload(
+                Metadata(f"w{number:03}", "default", annotations={"note": "x" * 60_000}),
+                WorkloadSpec(containers=(Container(name="c", image="i"),)),
+            )
+        )
+    query = listing.query(VIEWER, ListOptions())
+    token, sizes, names = "", [], []
+    while True:
+        page = listing.page(
+            WORKLOADS,
+            history.state,
+            index=history.index,
+            query=query,
+            page_size=500,
+            page_token=token,
+            render=_render,
+        )
+        sizes.append(sum(item.ByteSize() for item in page.items))
+        names += [item.name for item in page.items]
+        token = page.next_page_token
+        if not token:
+            break
+    assert names == [f"w{number:03}" for number in range(100)]
+    assert len(sizes) == 2
+    assert max(sizes) <= listing.PAGE_BYTES_MAX
+
+
 @pytest.mark.parametrize("size", [-1, 1001])
 def test_page_sizes_have_bounds(size: int) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        listing.page(TOKENS, State.empty("f"), index=0, query=listing.unfiltered(), page_size=size, page_token="")
+        listing.page(
+            TOKENS,
+            State.empty("f"),
+            index=0,
+            query=listing.unfiltered(),
+            page_size=size,
+            page_token="",
+            render=_render,
+        )
     assert caught.value.reason == "BadPageSize"
 
 

@@ -13,6 +13,7 @@ from cloudless.api.v1.convert import to_proto
 from cloudless.coordinator.core.state import State
 from cloudless.coordinator.rpc.access import namespace_or_default
 from cloudless.coordinator.rpc.call import EVERYWHERE, Call, current
+from cloudless.coordinator.rpc.listing import PAGE_BYTES_MAX
 from cloudless.coordinator.rpc.services.backend import Backend
 from cloudless.core.model import Event, Role
 from cloudless.errors import Compacted, InvalidArgument
@@ -33,15 +34,16 @@ class Events(control_pb2_grpc.EventServiceServicer):
         limit = request.limit or LIMIT_DEFAULT
         matches = _filter(current(), request)
         snapshot = self._backend.store.snapshot
-        newest: list[Event] = []
+        newest: list[types_pb2.Event] = []
+        size_bytes = 0
         for event in snapshot.state.events.newest_first():
             if matches(event):
-                newest.append(event)
-                if len(newest) == limit:
+                message = to_proto(event, types_pb2.Event)
+                size_bytes += message.ByteSize()
+                if len(newest) == limit or size_bytes > PAGE_BYTES_MAX:
                     break
-        return control_pb2.ListEventsResponse(
-            events=[to_proto(event, types_pb2.Event) for event in reversed(newest)], revision=snapshot.index
-        )
+                newest.append(message)
+        return control_pb2.ListEventsResponse(events=reversed(newest), revision=snapshot.index)
 
     async def WatchEvents(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """From index 0: from now on. Else everything after that index, which is that of the last event seen, or the

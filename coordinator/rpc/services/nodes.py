@@ -40,9 +40,10 @@ class Nodes(control_pb2_grpc.NodeServiceServicer):
             query=listing.query(current(), request.options),
             page_size=request.options.page_size,
             page_token=request.options.page_token,
+            render=lambda node: self._view(snapshot.state, node),
         )
         return control_pb2.ListNodesResponse(
-            nodes=[self._view(snapshot.state, node) for node in page.items],
+            nodes=page.items,
             next_page_token=page.next_page_token,
             revision=page.revision,
         )

@@ -35,9 +35,10 @@ class Replicas:
             query=_query(request),
             page_size=request.options.page_size,
             page_token=request.options.page_token,
+            render=_to_proto,
         )
         return control_pb2.ListReplicasResponse(
-            replicas=[_to_proto(replica) for replica in page.items],
+            replicas=page.items,
             next_page_token=page.next_page_token,
             revision=page.revision,
         )

@@ -64,11 +64,9 @@ class Tokens(control_pb2_grpc.TokenServiceServicer):
             query=listing.unfiltered(),
             page_size=request.page_size,
             page_token=request.page_token,
+            render=lambda token: to_proto(token, types_pb2.JoinToken),
         )
-        return control_pb2.ListTokensResponse(
-            tokens=[to_proto(token, types_pb2.JoinToken) for token in page.items],
-            next_page_token=page.next_page_token,
-        )
+        return control_pb2.ListTokensResponse(tokens=page.items, next_page_token=page.next_page_token)
 
     async def RevokeToken(self, request: Any, context: Any) -> Any:
         token = listing.by_prefix(TOKENS, self._backend.state, required(request.id, "id"))

@@ -94,9 +94,10 @@ class Workloads:
             query=listing.query(current(), request.options),
             page_size=request.options.page_size,
             page_token=request.options.page_token,
+            render=lambda record: _to_proto(snapshot.state, record),
         )
         return control_pb2.ListWorkloadsResponse(
-            workloads=[_to_proto(snapshot.state, record) for record in page.items],
+            workloads=page.items,
             next_page_token=page.next_page_token,
             revision=page.revision,
         )
