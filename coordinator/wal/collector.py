@@ -8,6 +8,7 @@ with 30 000 users, writing snapshots one after the other made 17 full collection
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,8 +41,10 @@ def prefer_latency() -> None:
 
     What exists now (the recovered state, the program's code) is never scanned again; it is still freed when its
     last reference goes, only cycles that are garbage already stay. Cycles made later are found while they are
-    young, or after a hundred million allocations.
+    young, or after a hundred million allocations. Threads change places every millisecond instead of every five, so
+    that writes wait less for the thread that encodes a snapshot (measured: half as long).
     """
+    sys.setswitchinterval(0.001)
     gc.collect()
     gc.freeze()
     gc.set_threshold(5_000, 5, 4000)

@@ -1,6 +1,7 @@
 """Pauses of the garbage collector are counted, so that they may overlap."""
 
 import gc
+import sys
 import threading
 
 from cloudless.coordinator.wal import collector
@@ -45,10 +46,11 @@ def test_a_collector_that_was_off_stays_off():
 
 
 def test_preferring_latency_freezes_what_exists():
-    thresholds = gc.get_threshold()
+    thresholds, interval = gc.get_threshold(), sys.getswitchinterval()
     try:
         collector.prefer_latency()
         assert gc.get_freeze_count() > 1000
     finally:
         gc.unfreeze()
         gc.set_threshold(*thresholds)
+        sys.setswitchinterval(interval)
