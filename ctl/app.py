@@ -75,6 +75,12 @@ class App:
         if end != "\n" or sys.stdout.isatty():
             sys.stdout.flush()
 
+    def flush_lines(self) -> None:
+        """From now on each line is written at once: for what goes on and on, into a pipe, too."""
+        reconfigure = getattr(sys.stdout, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(line_buffering=True)
+
     def note(self, text: str) -> None:
         """For people, not for programs: stderr."""
         sys.stderr.write(text + "\n")

@@ -102,7 +102,7 @@ def _late(app: App, left: Collection[Key], latest: dict[Key, Any], timeout_ms: i
         for replica in app.client.pages("Workload", "ListReplicas", request, "replicas")[0][:EXPLAINED_MAX]:
             if field_word(replica.status, "phase") == "Ready" or replica.stopping:
                 continue
-            nowhere = not replica.node_id and bool(replica.placement.rejections)
+            nowhere = not replica.node_id and replica.status.reason == "Unplaceable"
             placed = placed and not nowhere
             why = replica.placement.summary if not replica.node_id else replica.status.message
             reasons.append(f"replica/{replica.id}: {resources.replica_status(replica)}{f': {why}' if why else ''}")
@@ -187,7 +187,7 @@ def node_empty(app: App, node: str, *, timeout_ms: int) -> int:
             progress.clear()
             names = ", ".join(f"{r.namespace}/{r.id}" for r in list(seen.values())[:EXPLAINED_MAX])
             raise DeadlineExceeded(
-                f"{len(seen)} replicas still run on {node}: {names}",
+                f"{len(seen)} {'replica still runs' if len(seen) == 1 else 'replicas still run'} on {node}: {names}",
                 reason="NotDrained",
                 remedy=f"draining goes on; `cloudlessctl describe node {node}` shows them, "
                 f"`cloudlessctl uncordon {node}` ends it",

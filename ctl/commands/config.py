@@ -62,15 +62,15 @@ def use_context(app: App, name: str) -> None:
 
 
 @command("set-namespace")
-@click.argument("namespace")
-def set_namespace(app: App, namespace: str) -> None:
+@click.argument("name", metavar="NAMESPACE")
+def set_namespace(app: App, name: str) -> None:
     """Set the namespace that commands use in the present context."""
     from cloudless.core.validation import validate_name
 
-    for violation in validate_name(namespace, "namespace"):
+    for violation in validate_name(name, "namespace"):
         raise InvalidArgument(violation.message, remedy=violation.remedy)
-    _save(app, app.contexts.merge(replace(app.context, namespace=namespace)))
-    app.print(f"context {app.context.name!r} now uses namespace {namespace!r}")
+    _save(app, app.contexts.merge(replace(app.context, namespace=name)))
+    app.print(f"context {app.context.name!r} now uses namespace {name!r}")
 
 
 @command("delete-context")

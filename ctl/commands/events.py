@@ -81,6 +81,7 @@ def watch_events(
     app: App, query: Query, revision: int, *, format: str, type_prefix: str = "", resource: str = ""
 ) -> None:
     """Prints each event after `revision` as it happens, until interrupted."""
+    app.flush_lines()
 
     def request(from_index: int) -> Any:
         return control_pb2.WatchEventsRequest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -79,6 +80,7 @@ def explain(app: App, path: str, recursive: bool) -> None:
             if recursive:
                 _children(app, cls, name, 1, recursive)
         return
+    path = re.sub(r"\[[^\]]*\]", "", path)
     cls, field = resolve(path)
     if field is None:
         app.print(f"{path}  <object>\n    {next(doc for name, _, doc in _ROOTS if name == path)}\n")
@@ -119,9 +121,9 @@ def _inner(kind: Type) -> Any:
 
 
 def resolve(path: str) -> tuple[Any, Field | None]:
-    """The dataclass that holds a field, and the field; for `metadata` and `spec` the class itself and None. Indices
-    are passed over. Raises NotFound with what was probably meant."""
-    words = [word.partition("[")[0] for word in path.split(".")]
+    """The dataclass that holds a field, and the field; for `metadata` and `spec` the class itself and None.
+    Raises NotFound with what was probably meant."""
+    words = path.split(".")
     roots: dict[str, Any] = {name: cls for name, cls, _ in _ROOTS}
     if words[0] not in roots:
         raise _unknown(words[0], list(roots), "")

@@ -119,6 +119,7 @@ def _sorted(resource: Resource, items: list[Any], path: str) -> list[Any]:
 
 def _watch(app: App, resource: Resource, query: Query, revision: int, format: str) -> None:
     """A line or document for each change, until interrupted."""
+    app.flush_lines()
     if resource is resources.EVENT:
         from cloudless.ctl.commands.events import watch_events
 

@@ -92,7 +92,7 @@ def drain(app: App, names: tuple[str, ...], wait: bool, timeout: str) -> None:
         drained.append(view.node.id)
     for name in drained if wait else ():
         count = waiting.node_empty(app, name, timeout_ms=timeout_ms)
-        app.print(f"node/{name} drained" + (f", {count} replicas moved" if count else ""))
+        app.print(f"node/{name} drained" + (f", replicas moved: {count}" if count else ""))
 
 
 @command("label")
