@@ -215,7 +215,7 @@ async def start(spec: records.Record, request: ExecRequest) -> ProcessExec:
 def _in_memory(data: bytes) -> BinaryIO:
     """A file at its start that no disk sees, where the system has such files."""
     in_memory = hasattr(os, "memfd_create")
-    file: BinaryIO = os.fdopen(os.memfd_create("record"), "w+b") if in_memory else tempfile.TemporaryFile()
+    file: BinaryIO = os.fdopen(os.memfd_create("record"), "w+b") if in_memory else tempfile.TemporaryFile()  # noqa: SIM115
     file.write(data)
     file.flush()
     file.seek(0)

@@ -252,6 +252,7 @@ class ProcessRuntime:
             folder.forget_before(container.name, attempt)
             self._watch((replica_id, container.name), started)
             self._hub.publish(RuntimeEvent(replica_id, container.name, "start"))
+            log.info("container.started", replica=replica_id, container=container.name, attempt=attempt)
             # Even when it has ended meanwhile: it was started, and the exit is what comes next.
             return state.Attempt(started.folder, attempt, started.status, None).view(replica_id)
         (run / f"{attempt}.spec").unlink(missing_ok=True)
@@ -288,8 +289,11 @@ class ProcessRuntime:
             await attempt.shim.ended()
         replica_id, container = key
         folder = state.ReplicaFolder(self._directory, replica_id)
-        if folder.exists():
-            self._settled(folder, container)
+        ended = self._settled(folder, container) if folder.exists() else None
+        if ended and ended.exit and ended.number == attempt.number:
+            view = ended.view(replica_id)
+            about = {"exit_code": view.exit_code, "oom_killed": view.oom_killed}
+            log.info("container.exited", replica=replica_id, container=container, **about)
         await self._close_sessions(key)
         watch.ended.set()
         if self._watches.get(key) is watch:
