@@ -16,26 +16,9 @@ FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCh
 DIGEST = "sha256:" + "0" * 64
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just(DIGEST)
-keys = st.sampled_from(
-    [
-        "manifests",
-        "digest",
-        "size",
-        "layers",
-        "config",
-        "rootfs",
-        "diff_ids",
-        "mediaType",
-        "platform",
-        "os",
-        "architecture",
-        "annotations",
-        "Config",
-        "RepoTags",
-        "Layers",
-        "org.opencontainers.image.ref.name",
-    ]
-)
+_OCI_KEYS = ("manifests", "digest", "size", "layers", "config", "rootfs", "diff_ids", "mediaType", "platform", "os")
+_OTHER_KEYS = ("architecture", "annotations", "org.opencontainers.image.ref.name", "Config", "RepoTags", "Layers")
+keys = st.sampled_from((*_OCI_KEYS, *_OTHER_KEYS))
 documents = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=5), max_leaves=25
 )
