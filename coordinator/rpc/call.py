@@ -57,6 +57,7 @@ class Call:
     request_id: str = ""
     principal: Principal | None = None
     code: str = "OK"
+    reason: str = ""  # of the refusal, where there was one
 
     @property
     def streaming(self) -> bool:

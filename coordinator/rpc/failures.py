@@ -51,7 +51,7 @@ def refuse(call: Call, error: CloudlessError) -> None:
     the garbage collector runs. The transport counts such calls as open streams, so that a client which is refused
     often enough would be refused everything.
     """
-    call.code = error.grpc_status
+    call.code, call.reason = error.grpc_status, error.reason
     limit_bytes = _MESSAGE_LIMIT_BYTES if error.message.isascii() else _MESSAGE_LIMIT_BYTES_ENCODED
     call.context.set_code(grpc.StatusCode[error.grpc_status])
     call.context.set_details(_cut(error.message, limit_bytes))

@@ -88,9 +88,11 @@ class Observation:
                 histogram = self._durations[call.method] = DURATION.labels(call.method)
             histogram.observe(seconds)
         caller = call.principal.actor if call.principal else ""
-        if call.code in _SERVER_FAULTS:
-            self._log.warning("rpc.failed", code=call.code, caller=caller, duration_ms=round(seconds * 1000, 1))
+        if call.code in _SERVER_FAULTS and call.reason != "ShuttingDown":
+            self._log.warning(
+                "rpc.failed", code=call.code, reason=call.reason, caller=caller, duration_ms=round(seconds * 1000, 1)
+            )
         elif call.code in _REFUSALS:
-            self._log.info("rpc.refused", code=call.code, caller=caller)
+            self._log.info("rpc.refused", code=call.code, reason=call.reason, caller=caller)
         else:
             self._log.debug("rpc.finished", code=call.code, caller=caller, duration_ms=round(seconds * 1000, 1))
