@@ -73,6 +73,8 @@ class Client:
             except grpc.RpcError as error:
                 raised = self._error(error)
                 failures += 1
+                if isinstance(raised, DeadlineExceeded) and not raised.remedy:
+                    raised = self._late(method, self._clock.monotonic_ms() - started_ms, write=write)
                 if not isinstance(raised, Unavailable):
                     raise raised from None
                 self._at += 1  # the next coordinator
@@ -158,6 +160,14 @@ class Client:
 
     def _error(self, error: grpc.RpcError) -> CloudlessError:
         return error_from_rpc(error, credentials=self._credentials, now_ms=self._clock.now_ms())
+
+    def _late(self, method: str, waited_ms: int, *, write: bool) -> DeadlineExceeded:
+        unknown = "whether it was done is not known: look, then repeat it if needed; " if write else ""
+        return DeadlineExceeded(
+            f"{method} was not answered within {max(waited_ms, 1) / 1000:.3g} s",
+            reason="NotAnswered",
+            remedy=f"{unknown}--request-timeout gives it more time",
+        )
 
     def _unreachable(self, error: Unavailable) -> CloudlessError:
         if error.remedy or error.reason not in ("CoordinatorUnreachable", "Unavailable"):

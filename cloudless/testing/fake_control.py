@@ -52,6 +52,7 @@ class FakeControl:
         self._history: list[tuple[int, str, str, Any]] = []  # revision, kind, key, message or None
         self._stopping = False
         self._epoch = 0
+        self._stalled: dict[str, threading.Event] = {}
         self._server: Any = None
 
     # for tests
@@ -81,6 +82,10 @@ class FakeControl:
     def lose_answer(self, method: str) -> None:
         """The next call of this method is done, and its answer lost."""
         self._faults[method].append((True, Unavailable("connection reset")))
+
+    def stall(self, method: str) -> threading.Event:
+        """Calls of this method get no answer until the event is set."""
+        return self._stalled.setdefault(method, threading.Event())
 
     def end_watches(self) -> None:
         """Ends every watch of nodes, workloads and replicas in good order, as a coordinator does that stops."""
@@ -170,6 +175,8 @@ class FakeControl:
         """Runs a unary call with faults, idempotency and error trailers."""
         metadata = dict(context.invocation_metadata())
         request_id = str(metadata.get(REQUEST_ID_METADATA, ""))
+        if method in self._stalled:
+            self._stalled[method].wait(30)
         with self.lock:
             self.calls.append((method, request, metadata))
             fault = self._faults[method].popleft() if self._faults[method] else None

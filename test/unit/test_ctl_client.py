@@ -114,6 +114,17 @@ def test_a_read_fails_at_once(control: FakeControl, client: Client) -> None:
     assert len(ids(control, "ListNodes")) == 1
 
 
+@pytest.mark.parametrize("write", [False, True])
+def test_an_answer_that_does_not_come_is_a_timeout(control: FakeControl, write: bool) -> None:
+    client = make(control, timeout_ms=150)
+    stalled = control.stall("ListNodes")
+    with pytest.raises(DeadlineExceeded, match="ListNodes was not answered within") as late:
+        client.call("Node", "ListNodes", control_pb2.ListNodesRequest(), write=write)
+    assert ("not known" in late.value.remedy) is write
+    stalled.set()
+    client.close()
+
+
 def test_the_next_coordinator_is_asked(control: FakeControl) -> None:
     client = make(control, addresses=("127.0.0.1:1", control.address))
     client.call("Node", "ListNodes", control_pb2.ListNodesRequest())
