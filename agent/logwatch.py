@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 _SETTLE_DELAY_S: Final = 0.1
 _POLL_INTERVAL_S: Final = 1.0
 _IN_MODIFY: Final = 0x2
+_IN_Q_OVERFLOW: Final = 0x4000
+_IN_IGNORED: Final = 0x8000
 _IN_NONBLOCK_CLOEXEC: Final = 0o2004000
 
 
@@ -116,7 +118,10 @@ class LogWatcher:
     def _due(self) -> list[WatchedLog]:
         if self._inotify is None:
             return list(self._watched.values())
-        overflow, watches = self._inotify.drain()
+        overflow, watches, ended = self._inotify.drain()
+        for watch in ended:  # the file was removed; another may take its place
+            if (held := self._by_watch.pop(watch, None)) is not None:
+                held.watch = -1
         due = {id(h): h for h in (self._by_watch.get(w) for w in watches) if h is not None}
         for held in self._watched.values():
             if overflow or held.watch < 0 or not held.inode:
@@ -220,22 +225,23 @@ class _Inotify:
     def remove(self, watch: int) -> None:
         self._libc.inotify_rm_watch(self.file, watch)
 
-    def drain(self) -> tuple[bool, set[int]]:
-        """Whether events were lost, and which watches fired."""
+    def drain(self) -> tuple[bool, set[int], set[int]]:
+        """Whether events were lost, which watches fired, and which ended."""
         watches: set[int] = set()
+        ended: set[int] = set()
         overflow = False
         while True:
             try:
                 data = os.read(self.file, 65536)
             except BlockingIOError:
-                return overflow, watches
+                return overflow, watches, ended
             at = 0
             while at + 16 <= len(data):
                 watch = int.from_bytes(data[at : at + 4], "little", signed=True)
                 mask = int.from_bytes(data[at + 4 : at + 8], "little")
                 length = int.from_bytes(data[at + 12 : at + 16], "little")
-                overflow = overflow or bool(mask & 0x4000)
-                watches.add(watch)
+                overflow = overflow or bool(mask & _IN_Q_OVERFLOW)
+                (ended if mask & _IN_IGNORED else watches).add(watch)
                 at += 16 + length
 
     def close(self) -> None:

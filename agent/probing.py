@@ -16,12 +16,12 @@ from cloudless.agent.core.probes import timeout_ms
 from cloudless.agent.runtime.base import ExecRequest, Runtime
 from cloudless.core.model import Assignment
 from cloudless.core.spec import Container, GrpcProbe, HttpProbe
-from cloudless.errors import CloudlessError
+from cloudless.errors import CloudlessError, Unavailable
 
 if TYPE_CHECKING:
     import ssl
 
-Prober: TypeAlias = Callable[[str, Assignment, RunProbe], Awaitable[tuple[bool, str]]]
+Prober: TypeAlias = Callable[[str, Assignment, RunProbe], Awaitable[tuple[bool | None, str]]]
 
 _STATUS_LINE_BYTES: Final = 4096
 _SERVING: Final = 1  # grpc.health.v1.HealthCheckResponse.ServingStatus
@@ -41,8 +41,9 @@ class NetworkProber:
         self._runtime = runtime
         self._tls: ssl.SSLContext | None = None
 
-    async def __call__(self, replica_id: str, assignment: Assignment, check: RunProbe) -> tuple[bool, str]:
-        """Whether the check passed, and a word about it when not. Raises only when cancelled."""
+    async def __call__(self, replica_id: str, assignment: Assignment, check: RunProbe) -> tuple[bool | None, str]:
+        """Whether the check passed, and a word about it when not; None when it could not be made, because the
+        runtime does not answer: that is no fault of the container. Raises only when cancelled."""
         container = next((c for c in assignment.spec.containers if c.name == check.container), None)
         if container is None:
             return False, "no such container"
@@ -52,6 +53,8 @@ class NetworkProber:
                 return await self._check(replica_id, container, check)
         except TimeoutError:
             return False, f"no answer within {limit_ms} ms"
+        except Unavailable as error:
+            return None, error.message
         except (CloudlessError, OSError, ValueError) as error:
             return False, str(error) or type(error).__name__
 

@@ -162,7 +162,7 @@ class ProbeFinished:
     container: str
     attempt: int
     kind: ProbeKind
-    ok: bool
+    ok: bool | None  # None: the check could not be made
     detail: str = ""
 
 

@@ -106,12 +106,24 @@ def take_due(probes: ContainerProbes, *, now_ms: int) -> tuple[ContainerProbes, 
 
 
 def record(
-    probes: ContainerProbes, container: Container, kind: ProbeKind, *, ok: bool, detail: str, now_ms: int, age_ms: int
+    probes: ContainerProbes,
+    container: Container,
+    kind: ProbeKind,
+    *,
+    ok: bool | None,
+    detail: str,
+    now_ms: int,
+    age_ms: int,
 ) -> ContainerProbes:
-    """Folds one result in. A result of a probe that is not in flight is ignored."""
+    """Folds one result in; None, a check that could not be made, counts for nothing and is made again when due.
+    A result of a probe that is not in flight is ignored."""
     track, probe = probes.track(kind), probe_of(container, kind)
     if track is None or probe is None or not track.in_flight:
         return probes
+    period_ms = probe.period_ms if probe.period_ms > 0 else DEFAULT_PERIOD_MS
+    next_due = max(track.due_at_ms + period_ms, now_ms)
+    if ok is None:
+        return _put(probes, kind, replace(track, in_flight=False, due_at_ms=next_due, detail=detail))
     successes, failures = (track.successes + 1, 0) if ok else (0, track.failures + 1)
     passing = track.passing
     if successes >= (probe.success_threshold or DEFAULT_SUCCESS_THRESHOLD):
@@ -120,8 +132,6 @@ def record(
         passing = False
     if kind is ProbeKind.STARTUP and passing:
         return _open_gate(container, now_ms=now_ms, age_ms=age_ms)
-    period_ms = probe.period_ms if probe.period_ms > 0 else DEFAULT_PERIOD_MS
-    next_due = max(track.due_at_ms + period_ms, now_ms)
     return _put(
         probes,
         kind,

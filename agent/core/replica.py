@@ -192,7 +192,7 @@ def _announcements(before: ReplicaState, after: ReplicaState, event: Event, *, n
                     track.name, track.ended_attempt, track.last_reason, track.exit_code, restarts, delay_ms=delay
                 )
             )
-    if isinstance(event, m.ProbeFinished) and not event.ok:
+    if isinstance(event, m.ProbeFinished) and event.ok is False:
         effects.append(m.AnnounceProbeFailure(event.container, event.kind, event.detail))
     facts = tuple(containers.facts_of(track) for track in after.containers)
     if after.assignment is not None and facts != tuple(containers.facts_of(track) for track in before.containers):

@@ -107,3 +107,16 @@ def test_a_result_of_an_unasked_probe_is_ignored() -> None:
     state = p.begin(wanted, now_ms=0)
     assert p.record(state, wanted, K.READINESS, ok=True, detail="", now_ms=0, age_ms=0) == state
     assert p.record(state, wanted, K.LIVENESS, ok=False, detail="", now_ms=0, age_ms=0) == state
+
+
+def test_a_check_that_could_not_be_made_counts_for_nothing() -> None:
+    wanted = container(liveness=Probe(tcp=TCP, failure_threshold=2), readiness=Probe(tcp=TCP))
+    state = p.begin(wanted, now_ms=0, started=True, ready=True)
+    for _ in range(10):
+        now = p.wake_at_ms(state)
+        assert now is not None
+        state, due = p.take_due(state, now_ms=now)
+        for kind in due:
+            state = p.record(state, wanted, kind, ok=None, detail="runtime away", now_ms=now, age_ms=0)
+    assert p.failed(state) is None
+    assert p.ready(state)

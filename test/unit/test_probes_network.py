@@ -126,6 +126,9 @@ async def test_exec(tmp_path: Path) -> None:
     assert await check(Probe(exec=ExecProbe(("x", "3"))), runtime=runtime) == (False, "exit code 3: because")
     passed, detail = await check(Probe(exec=ExecProbe(("hang", "0")), timeout_ms=100), runtime=runtime)
     assert (passed, "100 ms" in detail) == (False, True)
+    device.reachable = False
+    assert (await check(Probe(exec=ExecProbe(("x", "0"))), runtime=runtime))[0] is None
+    device.reachable = True
     device.exit("r1", "main", code=1)
     assert not (await check(Probe(exec=ExecProbe(("x", "0"))), runtime=runtime))[0]
 
