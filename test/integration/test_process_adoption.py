@@ -24,12 +24,14 @@ SHELL = ("/bin/busybox", "sh", "-c")
 
 # An agent in a process of its own: starts one container, says where it is, and waits to be killed.
 AGENT = """
-import asyncio, sys
+import asyncio, structlog, sys
 from pathlib import Path
 from cloudless.agent.runtime.base import Sandbox
 from cloudless.agent.runtime.process.runtime import ProcessRuntime
 from cloudless.clock import SystemClock
 from cloudless.core.spec import Container, WorkloadSpec
+
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 async def main(directory, prefix, script):
     runtime = ProcessRuntime(Path(directory), clock=SystemClock(), cgroup_prefix=prefix)
@@ -245,12 +247,14 @@ async def test_a_supervisor_is_small(device):
 
 
 UNPRIVILEGED = """
-import asyncio, json, os, sys, tempfile, pathlib, concurrent.futures.thread, encodings.idna, uuid
+import asyncio, json, os, structlog, sys, tempfile, pathlib, concurrent.futures.thread, encodings.idna, uuid
 import cloudless.agent.runtime.process.runtime as module
 from cloudless.agent.runtime.base import ContainerState, ExecRequest, Sandbox
 from cloudless.agent.device import System
 from cloudless.clock import SystemClock
 from cloudless.core.spec import Container, WorkloadSpec
+
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 async def main(directory, interpreter):
     sys.executable = interpreter
