@@ -168,7 +168,11 @@ async def test_an_agent_killed_while_it_starts_a_container_leaves_one_or_none(de
             except Unavailable:
                 await asyncio.sleep(0.02)
     assert (view.state, view.attempt) == (ContainerState.RUNNING, 0)
-    assert device.running() == [view.pid]
+    async with asyncio.timeout(10):
+        while not (running := device.running()):  # the command line of a process is empty while it executes
+            await asyncio.sleep(0.01)
+    assert running == [view.pid]
+    assert await only(runtime) == view
     await runtime.close()
 
 
