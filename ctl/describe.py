@@ -11,6 +11,7 @@ from cloudless.ctl.output import field_word, plain
 from cloudless.ctl.times import age, instant, span
 
 _LABEL_WIDTH: Final = 16
+_COMMAND_WIDTH: Final = 100
 NODES_SHOWN: Final = 8
 
 
@@ -49,6 +50,12 @@ def amounts(message: Any) -> str:
     return ", ".join(parts) or "none"
 
 
+def command(words: Iterable[str]) -> str:
+    """A command in one line, shortened where it is a whole program."""
+    text = " ".join(" ".join(words).split())
+    return text if len(text) <= _COMMAND_WIDTH else text[: _COMMAND_WIDTH - 3] + "..."
+
+
 def labels(values: Any) -> str:
     return ", ".join(f"{key}={value}" for key, value in sorted(values.items())) or "none"
 
@@ -63,7 +70,7 @@ def placement(decision: Any) -> Iterator[str]:
         yield pair("decided", f"{instant(decision.decided_at_ms)}, {nodes(decision.nodes_considered)} considered")
     terms = list(dict.fromkeys(term.name for candidate in decision.candidates for term in candidate.terms))
     if decision.candidates:
-        yield "scores (each term is its value times its weight):"
+        yield "scores (each term is value x weight; a penalty is subtracted):"
         cells = []
         for candidate in decision.candidates:
             by_name = {term.name: term for term in candidate.terms}
@@ -124,7 +131,7 @@ def _containers(statuses: Sequence[Any], spec: Any | None, now_ms: int) -> Itera
         yield f"{status.name}:"
         container = images.get(status.name)
         if container is not None:
-            yield pair("image" if container.image else "process", container.image or " ".join(container.process), 2)
+            yield pair("image" if container.image else "process", container.image or command(container.process), 2)
         if status.image_digest:
             yield pair("digest", status.image_digest, 2)
         state = status.state + (f" ({status.reason})" if status.reason and status.reason != status.state else "")
@@ -185,9 +192,9 @@ def _strategy(rollout: Any) -> str:
 def _templates(containers: Sequence[Any]) -> Iterator[str]:
     for container in containers:
         yield f"{container.name}:"
-        yield pair("image" if container.image else "process", container.image or " ".join(container.process), 2)
+        yield pair("image" if container.image else "process", container.image or command(container.process), 2)
         if container.command or container.args:
-            yield pair("command", " ".join([*container.command, *container.args]), 2)
+            yield pair("command", command([*container.command, *container.args]), 2)
         ports = [f"{p.name or p.container_port}={p.container_port}" for p in container.ports]
         if ports:
             yield pair("ports", ", ".join(ports), 2)
@@ -208,7 +215,7 @@ def probe(message: Any) -> str:
     elif message.HasField("tcp"):
         what = f"tcp :{message.tcp.port}"
     elif message.HasField("exec"):
-        what = f"exec {' '.join(message.exec.command)}"
+        what = f"exec {command(message.exec.command)}"
     elif message.HasField("grpc"):
         what = f"grpc :{message.grpc.port}"
     every, limit = quantity.format_duration(message.period_ms), quantity.format_duration(message.timeout_ms)

@@ -32,16 +32,29 @@ def safe(text: object) -> str:
     return line if line.isprintable() else "".join(c if c.isprintable() else " " for c in line)
 
 
+def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """How wide each column must be."""
+    return [max(width(line[at]) for line in (header, *rows)) for at in range(len(header))]
+
+
+def row(cells: Sequence[str], widths: list[int]) -> str:
+    """One line of a table; the last column is not padded. `widths` grows where a cell needs it."""
+    clean = [safe(cell) for cell in cells]
+    for at, cell in enumerate(clean):
+        widths[at] = max(widths[at], width(cell))
+    return _GAP.join(cell + " " * (widths[at] - width(cell)) for at, cell in enumerate(clean)).rstrip()
+
+
 def layout(header: Sequence[str], rows: Sequence[Sequence[str]], *, show_header: bool = True) -> list[str]:
-    """The lines of a table; the last column is not padded."""
-    table = [tuple(header), *rows] if show_header else list(rows)
-    widths = [max((width(row[at]) for row in table), default=0) for at in range(len(header))]
-    return [_GAP.join(cell + " " * (widths[at] - width(cell)) for at, cell in enumerate(row)).rstrip() for row in table]
+    """The lines of a table."""
+    lines = [header, *rows] if show_header else list(rows)
+    widths = columns(lines[0], lines[1:]) if lines else []
+    return [row(line, widths) for line in lines]
 
 
 def show(app: App, header: Sequence[str], rows: Sequence[Sequence[object]], *, show_header: bool = True) -> None:
     """Prints a table to stdout."""
-    cells = [[safe(cell) for cell in row] for row in rows]
+    cells = [[safe(cell) for cell in line] for line in rows]
     if app.colour(sys.stdout):
         _show_rich(header, cells, show_header)
         return
@@ -57,10 +70,10 @@ def _show_rich(header: Sequence[str], rows: Sequence[Sequence[str]], show_header
     table = Table(box=None, show_header=show_header, header_style="bold", pad_edge=False, padding=(0, 3, 0, 0))
     for name in header:
         table.add_column(name, no_wrap=True, overflow="ignore")
-    for row in rows:
-        table.add_row(*(Text(cell, style=_STYLES.get(cell.split(",")[0].split(" ")[0], "")) for cell in row))
+    for line in rows:
+        table.add_row(*(Text(cell, style=_STYLES.get(cell.split(",")[0].split(" ")[0], "")) for cell in line))
     # Lines are not folded: what is too wide for the terminal wraps there, and copies whole.
-    wide = max((width(line) for line in layout(header, rows)), default=0) + 4 * len(header)
+    wide = max((width(text) for text in layout(header, rows)), default=0) + 4 * len(header)
     Console(highlight=False, width=max(wide, os.get_terminal_size().columns if sys.stdout.isatty() else 80)).print(
         table, soft_wrap=True
     )

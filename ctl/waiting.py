@@ -119,7 +119,6 @@ def gone(app: App, key: Key, *, timeout_ms: int) -> None:
     """Until a workload and its last replica are gone. Raises DeadlineExceeded."""
     namespace, name = key
     options = control_pb2.ListOptions(namespace=namespace)
-    seen: dict[str, Any] = {}
 
     def request(revision: int) -> Any:
         return control_pb2.WatchWorkloadsRequest(options=options, name=name, from_revision=revision)
@@ -136,6 +135,7 @@ def gone(app: App, key: Key, *, timeout_ms: int) -> None:
                 present = message.HasField("workload") or (present and not message.deleted_name)
                 if message.deleted_name or (message.synced and not present):
                     break
+            seen: dict[str, Any] = {}
             synced = False
             for message in follow(app.client, "Workload", "WatchReplicas", replicas, left_ms=left_ms):
                 if message.HasField("replica"):
@@ -146,8 +146,11 @@ def gone(app: App, key: Key, *, timeout_ms: int) -> None:
                     return
                 progress.show(f"workload/{name}: {len(seen)} replicas stop")
         except DeadlineExceeded:
-            where = sorted({replica.node_id for replica in seen.values() if replica.node_id})
-            still = f"; replicas still stop on {', '.join(where)}" if where else ""
+            listed = control_pb2.ListReplicasRequest(options=options, workload=name)
+            left, _ = app.client.pages("Workload", "ListReplicas", listed, "replicas")
+            still = "".join(
+                f"\n  replica/{r.id}: {resources.replica_status(r)} on {r.node_id or 'no node'}" for r in left
+            )
             raise DeadlineExceeded(
                 f"workload/{name} is not gone yet{still}",
                 reason="NotGone",

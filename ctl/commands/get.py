@@ -55,7 +55,7 @@ def show(
                 app, resource, items, single=False, format=format, no_headers=no_headers, sort_by=sort_by, query=query
             )
             if watch:
-                _watch(app, resource, query, revision, format)
+                _watch(app, resource, query, items, revision, format)
         return
     if watch:
         raise usage("-w watches a whole type", "give the type alone")
@@ -117,7 +117,7 @@ def _sorted(resource: Resource, items: list[Any], path: str) -> list[Any]:
     return sorted(items, key=key)
 
 
-def _watch(app: App, resource: Resource, query: Query, revision: int, format: str) -> None:
+def _watch(app: App, resource: Resource, query: Query, items: list[Any], revision: int, format: str) -> None:
     """A line or document for each change, until interrupted."""
     app.flush_lines()
     if resource is resources.EVENT:
@@ -128,22 +128,26 @@ def _watch(app: App, resource: Resource, query: Query, revision: int, format: st
     if resource.watch is None:
         raise usage(f"{resource.plural} cannot be watched", "leave out -w")
     spec = resource.watch
+
+    def table_of(found: list[Any]) -> tuple[list[str], list[list[str]]]:
+        return resource.table(found, app.clock.now_ms(), wide=format == "wide", with_namespace=query.all_namespaces)
+
+    widths = table.columns(*table_of(items))
     for message in watching.follow(
         app.client, spec.service, spec.method, lambda from_: spec.request(query, from_), from_revision=revision
     ):
         if message.HasField(spec.item):
-            _show_change(app, resource, getattr(message, spec.item), query, format)
+            item = getattr(message, spec.item)
+            if format in ("table", "wide"):
+                app.print(table.row(table_of([item])[1][0], widths))
+            else:
+                _show_change(app, resource, item, format)
         elif spec.deleted(message) and format in ("table", "wide"):
             app.print(f"{resource.singular}/{spec.deleted(message)} is gone", end="\n")
 
 
-def _show_change(app: App, resource: Resource, item: Any, query: Query, format: str) -> None:
-    if format in ("table", "wide"):
-        header, rows = resource.table(
-            [item], app.clock.now_ms(), wide=format == "wide", with_namespace=query.all_namespaces
-        )
-        table.show(app, header, rows, show_header=False)
-    elif format == "json":
+def _show_change(app: App, resource: Resource, item: Any, format: str) -> None:
+    if format == "json":
         app.print(output.to_json(resource.data(item)))
     elif format == "yaml":
         app.print("---\n" + output.to_yaml(resource.data(item)), end="")

@@ -166,7 +166,7 @@ def test_describe_a_replica_says_why_it_is_there(ctl: Ctl, fabric: FakeControl) 
         Placement:
           decision:        n1 scored best of 2
           decided:         2027-01-15T07:59:30Z, 2 nodes considered
-          scores (each term is its value times its weight):
+          scores (each term is value x weight; a penalty is subtracted):
             NODE   TOTAL   LOCALITY    RELIABILITY
             n1     0.700   1.00x0.30   0.90x0.25     chosen
             n2     0.600   1.00x0.30   0.90x0.25
