@@ -22,6 +22,7 @@ BOX = "cloudless.local/box:bench"
 ONES = 15
 MANY = 50
 MANY_RUNS = 3
+DEFAULT = control_pb2.ListOptions(namespace="default")
 _RUNNING = (types_pb2.REPLICA_PHASE_RUNNING, types_pb2.REPLICA_PHASE_READY)
 
 
@@ -43,8 +44,8 @@ class Fabric:
         manifest.spec.termination.grace_period_ms = 1
         container = manifest.spec.containers.add(name="main", image=BOX, command=["sleep", "100000"])
         container.resources.requests.cpu_millis = 1
-        container.resources.requests.memory_bytes = 2**20
-        watch = self.stub.WatchReplicas(control_pb2.WatchReplicasRequest(workload=name), timeout=120)
+        container.resources.requests.memory_bytes = 16 * 2**20
+        watch = self.stub.WatchReplicas(control_pb2.WatchReplicasRequest(workload=name, options=DEFAULT), timeout=120)
         for update in watch:
             if update.synced:
                 break
@@ -61,7 +62,7 @@ class Fabric:
         took = (time.perf_counter() - began) * 1000
         watch.cancel()
         self.stub.DeleteWorkload(control_pb2.DeleteWorkloadRequest(namespace="default", name=name), timeout=60)
-        listed = control_pb2.ListReplicasRequest(workload=name)
+        listed = control_pb2.ListReplicasRequest(workload=name, options=DEFAULT)
         while self.stub.ListReplicas(listed, timeout=10).replicas:
             time.sleep(0.02)
         return took
