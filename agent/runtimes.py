@@ -101,7 +101,10 @@ class Runtimes:
         from cloudless.agent.runtime.process.runtime import ProcessRuntime
 
         return ProcessRuntime(
-            config.data_dir / "process", clock=self._clock, cgroup_prefix=config.runtime.cgroup_prefix
+            config.data_dir / "process",
+            clock=self._clock,
+            cgroup_prefix=config.runtime.cgroup_prefix,
+            address=config.runtime.process_address,
         )
 
     def _read_used(self) -> set[str]:

@@ -134,6 +134,9 @@ class RuntimeConfig:
     cgroup_prefix: str = setting("cloudless", "Parent cgroup of this agent's containers.")
     bridge: str = setting("cloudless0", "Bridge of this node's replicas (at most 15 characters).")
     subnet: str = setting("10.88.0.0/24", "IPv4 subnet of that bridge.")
+    process_address: str = setting(
+        "127.0.0.1", "Address of this device that process replicas listen on (CLOUDLESS_ADDRESS) and are reported at."
+    )
     log_max_bytes: int = setting(16 * 2**20, "A container's log is rotated at this size.")
 
 

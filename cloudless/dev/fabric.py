@@ -189,6 +189,8 @@ class LocalFabric:
             "runtime-cgroup-prefix": f"{self.tag}-{plan.name}",
             "runtime-bridge": f"{self.tag}{plan.index}",
             "runtime-subnet": f"{self.subnet_prefix}.{plan.index}.0/24",
+            # processes share the machine's ports; addresses of their own keep the agents' apart
+            "runtime-process-address": f"127.0.{self.subnet_prefix.rpartition('.')[2]}.{plan.index}",
             "metrics-listen": "127.0.0.1:0",
             **plan.settings,
         }

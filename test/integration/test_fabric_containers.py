@@ -107,7 +107,10 @@ def test_a_workload_that_fits_nowhere_says_why(fabric, apply):
 
 
 def test_logs_tail_and_exec_with_stdin_and_exit_code(fabric, apply):
-    apply("talker", command=["/bin/sh", "-c", "for i in 1 2 3 4 5; do echo line $i; done; sleep 0.3; echo oops >&2; sleep 1000"])
+    apply(
+        "talker",
+        command=["/bin/sh", "-c", "for i in 1 2 3 4 5; do echo line $i; done; sleep 0.3; echo oops >&2; sleep 1000"],
+    )
     replica = one_replica(fabric, "talker")["id"]
     fabric.wait_for(lambda: "oops" in fabric.ctl("logs", replica).stdout, what="its last line", timeout_s=10)
     assert fabric.ctl("logs", replica).stdout.splitlines()[:5] == [f"line {i}" for i in range(1, 6)]

@@ -155,9 +155,9 @@ def _rlimits(container: Container, abilities: Abilities, uid: int) -> list[str]:
     return found
 
 
-def _environment(container: Container, home: str) -> list[str]:
+def _environment(container: Container, *, home: str, address: str) -> list[str]:
     path = f"{_TERMUX_BIN}:{_PATH}" if Path(_TERMUX_BIN).is_dir() else _PATH
-    own = {"PATH": path, "HOME": home, "TMPDIR": home}
+    own = {"PATH": path, "HOME": home, "TMPDIR": home, "CLOUDLESS_ADDRESS": address}
     return [f"{name}={value}" for name, value in (own | {e.name: e.value for e in container.env}).items()]
 
 
@@ -171,7 +171,7 @@ def record(
     home = "/tmp" if abilities.private_tmp else str(folder.work)  # noqa: S108 (its own)
     fields: dict[str, str | int | list[str]] = {
         "arg": [*(container.command or container.process), *container.args],
-        "env": _environment(container, home),
+        "env": _environment(container, home=home, address=folder.address),
         "home": home,
         "log": str(folder.log(container.name)),
         "cgroup": abilities.cgroups.folders(group),

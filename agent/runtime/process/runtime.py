@@ -61,11 +61,19 @@ class ProcessRuntime:
     name = "process"
 
     def __init__(
-        self, directory: Path, *, clock: Clock, cgroup_prefix: str = "cloudless", root: Path = Path("/")
+        self,
+        directory: Path,
+        *,
+        clock: Clock,
+        cgroup_prefix: str = "cloudless",
+        address: str = state.ADDRESS,
+        root: Path = Path("/"),
     ) -> None:
+        """`address` is what replicas are told to listen on (`CLOUDLESS_ADDRESS`) and what is reported for them."""
         self._directory = directory
         self._clock = clock
         self._cgroup_prefix = cgroup_prefix
+        self._address = address
         self._root = root
         self._abilities: confine.Abilities | None = None
         self._hub = EventHub()
@@ -191,7 +199,7 @@ class ProcessRuntime:
         folder = state.ReplicaFolder(self._directory, sandbox.replica_id)
         async with self._lock(sandbox.replica_id):
             if not folder.exists():
-                folder.create(sandbox, users=abilities.root)
+                folder.create(sandbox, users=abilities.root, address=self._address)
             return self._view(folder)
 
     async def remove_sandbox(self, replica_id: str) -> None:

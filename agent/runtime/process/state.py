@@ -100,8 +100,9 @@ class ReplicaFolder:
     def run(self, container: str) -> Path:
         return self.path / "run" / _checked(container)
 
-    def create(self, sandbox: Sandbox, *, users: bool) -> None:
-        """`users`: the containers run as other users than the agent, and share the replica's own folder."""
+    def create(self, sandbox: Sandbox, *, users: bool, address: str = ADDRESS) -> None:
+        """`address`: where its ports are. `users`: the containers run as other users than the agent, and share the
+        replica's own folder."""
         for folder in (self.path / "run", self.path / "logs", self.work):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if users:
@@ -115,6 +116,7 @@ class ReplicaFolder:
             "namespace": sandbox.namespace,
             "workload": sandbox.workload,
             "generation": sandbox.generation,
+            "address": address,
         }
         records.write(self.path / "sandbox", {**fields, "port": ports})
 
@@ -125,10 +127,15 @@ class ReplicaFolder:
             records.one(record, "namespace"),
             records.one(record, "workload"),
             records.number(record, "generation"),
-            ADDRESS,
+            records.one(record, "address", ADDRESS),
             tuple(map(_port, record.get("port", []))),
             containers,
         )
+
+    @property
+    def address(self) -> str:
+        """Where the replica's ports are, as `create` was told."""
+        return records.one(records.read(self.path / "sandbox") or {}, "address", ADDRESS)
 
     def containers(self) -> list[str]:
         try:
