@@ -36,7 +36,7 @@ Things are named `TYPE NAME` or `TYPE/NAME`; types have plurals and short names:
 def lines() -> Iterator[str]:
     """The whole reference, line by line."""
     yield _INTRO
-    yield "## Flags of every command\n"
+    yield "\n## Flags of every command\n"
     with click.Context(root, info_name="cloudlessctl", obj=App(environment={})) as context:
         yield from _options([p for p in root.params if p.name in COMMON], context)
         yield from _commands(root, context)
@@ -79,7 +79,8 @@ def _options(params: list[click.Parameter], context: click.Context) -> Iterator[
     for param in params:
         record = param.get_help_record(context) if isinstance(param, click.Option) and not param.hidden else None
         if record is not None:
-            rows.append(f"| `{record[0]}` | {' '.join(record[1].split())} |".replace("|DIR|-", "\\|DIR\\|-"))
+            cells = (f"`{record[0]}`", " ".join(record[1].split()))
+            rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     if rows:
         yield "| flag | |\n|---|---|"
         yield "\n".join(rows)
