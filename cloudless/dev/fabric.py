@@ -199,11 +199,14 @@ class LocalFabric:
     def purge_agent(self, plan: AgentPlan) -> None:
         """Removes everything that this agent left on the machine: containers, images, network, cgroups, files."""
         data = self.directory / "agents" / plan.name
-        subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", "cloudless.agent.purge", "--yes", *_flags(self.purge_flags(plan, data))],
-            check=True,
+            check=False,
             capture_output=True,
+            text=True,
         )
+        if done.returncode != 0:
+            raise FailedPrecondition(f"{plan.name} was not removed wholly: {done.stderr.strip()}")
 
     def purge_flags(self, plan: AgentPlan, data: Path) -> dict[str, str]:
         return {
