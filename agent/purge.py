@@ -3,8 +3,8 @@
     python -m cloudless.agent.purge --yes --data-dir /var/lib/cloudless/agent
 
 Takes the agent's own settings (flags, environment, `--config`). Containers, images and the containerd namespace,
-networks with their bridge and nftables table, cgroups, logs. What it keeps: the identity and the journal in the data
-folder, and net.ipv4.ip_forward. The agent must not be running.
+processes, networks with their bridge and nftables table, cgroups, logs. What it keeps: the identity and the journal in
+the data folder, and net.ipv4.ip_forward. The agent must not be running.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from cloudless.agent.runtime.containerd import cgroups
 from cloudless.agent.runtime.containerd.client import Client
 from cloudless.agent.runtime.containerd.folders import Folders
 from cloudless.agent.runtime.containerd.purge import purge_namespace
+from cloudless.agent.runtime.process.runtime import ProcessRuntime
+from cloudless.clock import SystemClock
 from cloudless.config import AgentConfig, load
 from cloudless.errors import CloudlessError, Unavailable
 
@@ -45,7 +47,12 @@ async def remove_all(config: AgentConfig) -> list[str]:
     finally:
         networks.close()
     await asyncio.to_thread(folders.remove_all)
+    processes = config.data_dir / "process"
+    if await asyncio.to_thread(processes.is_dir):
+        await ProcessRuntime(processes, clock=SystemClock(), cgroup_prefix=runtime.cgroup_prefix).purge()
     await asyncio.to_thread(cgroups.remove, runtime.cgroup_prefix)
+    # an agent waits for a runtime that it has used before; there is nothing of it to wait for any more
+    await asyncio.to_thread((config.data_dir / "runtimes").unlink, missing_ok=True)
     return skipped
 
 

@@ -41,6 +41,7 @@ ADDRESSES_USED = Gauge("cloudless_network_addresses_used", "Addresses of the nod
 
 _MTU = 1500
 _INNER = "eth0"
+_HARDWARE_PREFIX = b"\x02\xc1"  # locally administered
 _BRIDGE_NAME_MAX = 15
 _IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 # a handful: the kernel makes network namespaces one at a time
@@ -182,7 +183,15 @@ class ReplicaNetworks:
             namespaces.create(path)
             handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                kernel.add_veth(outer, master=bridge.index, peer=_INNER, peer_namespace=handle, mtu=_MTU)
+                kernel.add_veth(
+                    outer,
+                    master=bridge.index,
+                    peer=_INNER,
+                    peer_namespace=handle,
+                    # the same for the same address: neighbours who remember the last replica there go on
+                    peer_address=_HARDWARE_PREFIX + address.packed,
+                    mtu=_MTU,
+                )
             finally:
                 os.close(handle)
             namespaces.inside(path, lambda: self._configure(address))

@@ -86,11 +86,13 @@ class Netlink:
         header = struct.pack("=BxHiII", 0, 0, 0, _IFF_UP, _IFF_UP)
         self._change(_RTM_NEWLINK, _F_CREATE | _F_EXCL, header + _attribute(_IFLA_IFNAME, _name(name)) + info)
 
-    def add_veth(self, name: str, *, master: int, peer: str, peer_namespace: int, mtu: int) -> None:
+    def add_veth(
+        self, name: str, *, master: int, peer: str, peer_namespace: int, peer_address: bytes, mtu: int
+    ) -> None:
         """A veth pair: `name` here, up and on the bridge with index `master`; `peer` in the namespace of the file
-        descriptor `peer_namespace`."""
+        descriptor `peer_namespace`, with the hardware address `peer_address` (6 bytes)."""
         other = struct.pack("=BxHiII", 0, 0, 0, 0, 0) + _attribute(_IFLA_IFNAME, _name(peer))
-        other += _attribute(_IFLA_MTU, struct.pack("=I", mtu))
+        other += _attribute(_IFLA_MTU, struct.pack("=I", mtu)) + _attribute(_IFLA_ADDRESS, peer_address)
         other += _attribute(_IFLA_NET_NS_FD, struct.pack("=I", peer_namespace))
         info = _attribute(_INFO_KIND, b"veth\0") + _attribute(_INFO_DATA, _attribute(_VETH_PEER, other))
         body = struct.pack("=BxHiII", 0, 0, 0, _IFF_UP, _IFF_UP) + _attribute(_IFLA_IFNAME, _name(name))

@@ -62,32 +62,31 @@ def app_armor_loaded() -> bool:
 
 
 def features(host: Host) -> tuple[Feature, ...]:
-    """What can be enforced here, and why not more."""
+    """What can be enforced here, and why not more: `seccomp` and `apparmor` are what schedulers know of every
+    device, the rest is this runtime's own."""
     limits = cgroups.controllers()
     version = "2" if cgroups.unified() else "1"
     found = [
-        _feature(f"{name}-limit", name in limits, f"cgroup v{version}", f"no {name} controller in the cgroups")
-        for name in ("cpu", "memory", "pids")
-    ]
-    found += [
         _feature("seccomp", host.seccomp_profile is not None, "default profile", "the kernel has no seccomp"),
         _feature("apparmor", bool(host.app_armor_profile), host.app_armor_profile, _why_no_app_armor()),
-        Feature("selinux", False, "not used by this agent" if Path("/sys/fs/selinux").is_dir() else _NO_SELINUX),
-        _feature("replica-network", _NET_ADMIN in host.capabilities, "bridge and veth", "no CAP_NET_ADMIN"),
-        _feature("host-ports", bool(find_program("nft")), "nftables", "nft is not installed"),
+        _feature("containerd.network", _NET_ADMIN in host.capabilities, "bridge and veth", "no CAP_NET_ADMIN"),
+        _feature("containerd.host-ports", bool(find_program("nft")), "nftables", "nft is not installed"),
         _feature(
-            "privileged",
+            "containerd.privileged",
             {_SYS_RESOURCE, _SYS_ADMIN} <= set(host.capabilities),
             "every capability of the host",
             "the agent itself lacks CAP_SYS_RESOURCE or CAP_SYS_ADMIN",
         ),
     ]
-    for name in ("runc", "crun"):
-        found.append(_feature(f"runtime-class-{name}", bool(find_program(name)), name, "not installed"))
+    found += [
+        _feature(f"containerd.{name}-limit", name in limits, f"cgroup v{version}", f"no {name} controller")
+        for name in ("cpu", "memory", "pids")
+    ]
+    found += [
+        _feature(f"containerd.runtime-class-{name}", bool(find_program(name)), name, f"{name} is not installed")
+        for name in ("runc", "crun")
+    ]
     return tuple(found)
-
-
-_NO_SELINUX = "the kernel has no SELinux"
 
 
 def _why_no_app_armor() -> str:

@@ -6,6 +6,7 @@ collector. The task goes before the record, because a record deleted above a liv
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
@@ -34,6 +35,7 @@ from cloudless.errors import (
     Internal,
     InvalidArgument,
     NotFound,
+    Unavailable,
 )
 
 SPEC_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
@@ -41,8 +43,11 @@ PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 _OPTIONS_TYPE = "containerd.runc.v1.Options"
 RUNTIME = "io.containerd.runc.v2"
 _KILL_WAIT_S = 30.0
+_CLEANUP_ROUNDS, _CLEANUP_ROUND_S = 50, 0.1
 # what the OCI runtimes say when the workload itself is at fault: program, working directory, user
-_WORKLOAD_AT_FAULT = re.compile(r'exec: ".*|executable file not found|exec format error|chdir to cwd')
+_WORKLOAD_AT_FAULT = re.compile(
+    r'exec: ".*|executable file not found|exec format error|chdir to cwd|mkdir .*: (not a dir|read-only)'
+)
 _FAILURE_PREFIX = re.compile(r"^.*(OCI runtime \w+ failed: )(runc create failed: )?")
 
 
@@ -81,7 +86,7 @@ class Tasks:
             create = tasks_pb2.CreateTaskRequest(
                 container_id=plan.container_id, rootfs=mounts, stdout=uri, stderr=uri, options=_options(plan.binary)
             )
-            await self._client.call(self._client.tasks.Create, create, timeout=TASK_TIMEOUT_S)
+            await self._create(create)
             start = tasks_pb2.StartRequest(container_id=plan.container_id)
             return int((await self._client.call(self._client.tasks.Start, start, timeout=TASK_TIMEOUT_S)).pid)
         except Internal as error:
@@ -193,6 +198,18 @@ class Tasks:
             answer = await self._client.call(self._client.snapshots.Prepare, request)
         mounts: Sequence[Any] = answer.mounts
         return mounts
+
+    async def _create(self, request: tasks_pb2.CreateTaskRequest) -> None:
+        for _ in range(_CLEANUP_ROUNDS):
+            try:
+                await self._client.call(self._client.tasks.Create, request, timeout=TASK_TIMEOUT_S)
+            except AlreadyExists:  # containerd is not done yet with what a killed shim left
+                with contextlib.suppress(CloudlessError):
+                    await self.delete_task(request.container_id)
+                await asyncio.sleep(_CLEANUP_ROUND_S)
+            else:
+                return
+        raise Unavailable(f"containerd still cleans up after {request.container_id}", reason="TaskEnding")
 
     async def _give_up(self, container_id: str) -> None:
         # containerd may be away just now; the next start or removal of this replica finds what is left
