@@ -139,8 +139,14 @@ def _placement(placement: Placement) -> Placement:
 
 
 def _restart_policy(policy: RestartPolicy) -> RestartPolicy:
-    longest = replace(BACKOFF, max_ms=max(BACKOFF.max_ms, policy.backoff.initial_ms))
-    return replace(policy, policy=policy.policy or RestartPolicyKind.ALWAYS, backoff=_unstated(policy.backoff, longest))
+    """A stated end of the backoff moves the other end's default, so that the first is never above the longest."""
+    stated = policy.backoff
+    ends = replace(
+        BACKOFF,
+        initial_ms=min(BACKOFF.initial_ms, stated.max_ms or BACKOFF.initial_ms),
+        max_ms=max(BACKOFF.max_ms, stated.initial_ms),
+    )
+    return replace(policy, policy=policy.policy or RestartPolicyKind.ALWAYS, backoff=_unstated(stated, ends))
 
 
 def _rollout(rollout: Rollout) -> Rollout:

@@ -84,9 +84,11 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text and all(c == "\n" or c.isprintable() for c in text) else None
-    if style is None and plain_kind(text) != "str":
-        style = '"'
+    style = None
+    if plain_kind(text) != "str" or not all(c == "\n" or c.isprintable() for c in text):
+        style = '"'  # with escapes: YAML 1.1 takes U+0085, U+2028 and U+2029 for line breaks
+    elif "\n" in text:
+        style = "|"
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

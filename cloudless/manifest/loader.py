@@ -26,6 +26,8 @@ _BOOL: Final = re.compile(r"(?:true|True|TRUE|false|False|FALSE)")
 _INT: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _FLOAT: Final = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?")
 _SURROGATES: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
+# Plain characters to JSON; to YAML 1.1 line breaks, or not allowed.
+_JSON_PLAIN: Final = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029, 0xFEFF, 0xFFFE, 0xFFFF)}
 _STR_TAG: Final = "tag:yaml.org,2002:str"
 
 
@@ -114,7 +116,10 @@ def _text(data: bytes | str, file: str) -> tuple[str, Problem | None]:
     except UnicodeEncodeError:
         return "", Problem(file, 0, 0, "", "the text holds half of a surrogate pair", "save it as UTF-8")
     # JSON writes characters beyond the basic plane as surrogate pairs, which YAML does not know.
-    return _SURROGATES.sub(_join_surrogates, text.removeprefix("\ufeff")), None
+    text = _SURROGATES.sub(_join_surrogates, text.removeprefix("\ufeff"))
+    if text.lstrip()[:1] == "{":
+        text = text.translate(_JSON_PLAIN)
+    return text, None
 
 
 def _join_surrogates(found: re.Match[str]) -> str:

@@ -14,16 +14,16 @@ from cloudless.manifest.encode import manifest, to_yaml
 from cloudless.testing.strategies import instances, workloads
 
 SETTINGS = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 
 @SETTINGS
-@given(workload=workloads(), as_json=st.booleans(), filled=st.booleans())
-def test_written_and_read_back(workload: tuple[Metadata, WorkloadSpec], as_json: bool, filled: bool) -> None:
+@given(workload=workloads(), form=st.sampled_from(["yaml", "json", "ascii"]), filled=st.booleans())
+def test_written_and_read_back(workload: tuple[Metadata, WorkloadSpec], form: str, filled: bool) -> None:
     metadata, spec = defaults.apply(*workload) if filled else workload
     document = manifest(metadata, spec)
-    text = json.dumps(document) if as_json else to_yaml(document)
+    text = to_yaml(document) if form == "yaml" else json.dumps(document, ensure_ascii=form == "ascii")
     parsed = parse([Source("w.yaml", text)])
     assert parsed.problems == ()
     assert parsed.manifests[0].metadata == metadata

@@ -6,6 +6,7 @@ import pytest
 
 from cloudless.core import defaults
 from cloudless.core.spec import (
+    Backoff,
     Container,
     ContainerPort,
     HttpProbe,
@@ -14,6 +15,7 @@ from cloudless.core.spec import (
     Protocol,
     ResourceAmounts,
     Resources,
+    RestartPolicy,
     Rollout,
     RolloutStrategy,
     TcpProbe,
@@ -88,3 +90,18 @@ def test_a_rollout_can_always_move(stated: Rollout, surge: int) -> None:
     filled = defaults.apply(Metadata(), WorkloadSpec(rollout=stated))[1].rollout
     assert filled.max_surge == surge
     assert filled.max_surge or filled.max_unavailable or filled.strategy is RolloutStrategy.RECREATE
+
+
+@pytest.mark.parametrize(
+    ("stated", "filled"),
+    [
+        (Backoff(), (1000, 300_000)),
+        (Backoff(initial_ms=600_000), (600_000, 600_000)),
+        (Backoff(max_ms=10), (10, 10)),
+        (Backoff(5, 7), (5, 7)),
+    ],
+)
+def test_the_first_backoff_is_never_above_the_longest(stated: Backoff, filled: tuple[int, int]) -> None:
+    spec = WorkloadSpec(restart_policy=RestartPolicy(backoff=stated))
+    backoff = defaults.apply(Metadata(), spec)[1].restart_policy.backoff
+    assert (backoff.initial_ms, backoff.max_ms) == filled

@@ -522,3 +522,13 @@ def test_what_is_left_out_has_the_manifest_s_defaults() -> None:
 def test_what_get_writes_beside_the_spec_is_passed_over() -> None:
     text = FRAME.replace("{name: web}", "{name: web, generation: 3, createdAt: '2026-01-01T00:00:00Z'}")
     assert problems(text + "status: {phase: Available}\n") == []
+
+
+def test_characters_that_only_json_knows_as_plain_stay() -> None:
+    odd = "a\u0085b\u2028c\x7f\ufeff"
+    text = (
+        '{"apiVersion": "cloudless.dev/v1", "kind": "Workload", "metadata": {"name": "web"}, "spec": {"containers": ['
+    )
+    parsed = read(text + '{"name": "web", "image": "nginx", "args": ["' + odd + '"]}]}}')
+    assert parsed.problems == ()
+    assert parsed.manifests[0].spec.containers[0].args == (odd,)
