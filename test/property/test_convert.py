@@ -42,3 +42,13 @@ def test_an_enum_of_a_later_version_reads_as_none() -> None:
 def test_a_field_that_the_message_lacks_is_a_mistake() -> None:
     with pytest.raises(TypeError, match="no field 'type' for WorkloadSpec"):
         convert.to_proto(spec.WorkloadSpec(), spec_pb2.Metadata)
+
+
+def test_an_optional_zero_is_kept_and_an_empty_message_is_present() -> None:
+    context = convert.to_proto(spec.SecurityContext(run_as_user=0, privileged=False), spec_pb2.SecurityContext)
+    assert context.HasField("run_as_user")
+    assert context.HasField("privileged")
+    assert not context.HasField("host_network")
+    container = convert.to_proto(spec.Container(), spec_pb2.Container)
+    assert container.HasField("resources")  # as it always was: equal objects have equal bytes
+    assert not container.HasField("startup_probe")

@@ -1,9 +1,23 @@
 """Domain objects to proto messages and back, by field name, once for every type.
 
-A converter is built for each dataclass the first time it is used and kept. The rules: scalars as they are;
-a StrEnum member by its name behind the proto enum's prefix, None being `_UNSPECIFIED`; `X | None` of a message
-or an `optional` scalar by presence; `tuple[X, ...]` as repeated; `Mapping[str, str]` as map. A dataclass field
-without a proto field of the same name is a mistake that building the converter reports.
+The rules: scalars as they are; a StrEnum member by its name behind the proto enum's prefix, None being
+`_UNSPECIFIED`; `X | None` of a message or an `optional` scalar by presence; `tuple[X, ...]` as repeated;
+`Mapping[str, str]` as map. A dataclass field without a proto field of the same name is a mistake that building the
+converter reports.
+
+Every write passes here several times, so that a converter is generated as straight-line code, as `dataclasses`
+generates `__init__`: once for each pair of a class and a message, at its first use. For a port it reads
+
+    def write(value, message):                      def read(message):
+        v = value.name                                  return cls(
+        if v:                                               message.name,
+            message.name = v                                member_protocol(message.protocol),
+        v = value.protocol                                  ...
+        if v is not None:                               )
+            message.protocol = number_protocol[v]
+
+Nothing but field names of our own classes goes into the code. A scalar's default is not written, for it has no
+bytes; a message that is not optional is always present, empty or not, so that equal objects have equal bytes.
 """
 
 from __future__ import annotations
@@ -11,10 +25,10 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from functools import cache
-from typing import Any, TypeVar, Union
+from typing import Any, Literal, TypeVar, Union
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -22,53 +36,71 @@ from google.protobuf.message import Message
 M = TypeVar("M", bound=Message)
 D = TypeVar("D")
 
-_ToSetter = Callable[[Any, Any], None]  # (message, value)
-_FromGetter = Callable[[Any], Any]  # (message) -> value
+_Write = Callable[[Any, Any], None]  # (domain object, empty message)
+_Read = Callable[[Any], Any]  # (message) -> domain object
 
 
 def to_proto(value: Any, message_type: type[M]) -> M:
     """The message for a domain object. Raises TypeError when the two shapes do not match."""
-    message = message_type()
+    message: M = message_type()
     fill(value, message)
-    return typing.cast(M, message)
+    return message
 
 
 def fill(value: Any, message: Message) -> None:
     """Writes a domain object into an empty message."""
-    for name, setter in _setters(typing.cast(Any, type(value)), message.DESCRIPTOR):
-        setter(message, getattr(value, name))
+    _writer(typing.cast(Any, type(value)), message.DESCRIPTOR)(value, message)
 
 
 def from_proto(message: Message, cls: type[D]) -> D:
     """The domain object for a message. An enum number that this version does not know reads as None."""
-    return cls(*[getter(message) for getter in _getters(typing.cast(Any, cls), message.DESCRIPTOR)])
+    domain_object: D = _reader(typing.cast(Any, cls), message.DESCRIPTOR)(message)
+    return domain_object
 
 
-def _is_message(hint: Any) -> bool:
-    return dataclasses.is_dataclass(hint)
+_Kind = Literal["scalar", "enum", "message", "messages", "scalars", "map"]
 
 
-def _optional(hint: Any) -> tuple[Any, bool]:
-    if typing.get_origin(hint) in (Union, types.UnionType):
-        args = [a for a in typing.get_args(hint) if a is not type(None)]
-        return args[0], True
-    return hint, False
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Field:
+    """One field of both shapes. `cls` is the enum, or the dataclass of the message or of each of the messages."""
+
+    name: str
+    kind: _Kind
+    optional: bool
+    cls: Any
+    descriptor: FieldDescriptor
 
 
-@cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def _fields(cls: type, descriptor: Any) -> list[tuple[str, Any, bool, FieldDescriptor]]:
-    rows = []
+def _fields(cls: type, descriptor: Any) -> Iterator[_Field]:
+    hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         proto_field = descriptor.fields_by_name.get(field.name)
         if proto_field is None:
             raise TypeError(f"{descriptor.full_name} has no field {field.name!r} for {cls.__name__}")
-        hint, optional = _optional(_hints(cls)[field.name])
-        rows.append((field.name, hint, optional, proto_field))
-    return rows
+        hint, optional = _optional(hints[field.name])
+        kind, inner = _kind(hint)
+        yield _Field(field.name, kind, optional, inner, proto_field)
+
+
+def _optional(hint: Any) -> tuple[Any, bool]:
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return next(argument for argument in typing.get_args(hint) if argument is not type(None)), True
+    return hint, False
+
+
+def _kind(hint: Any) -> tuple[_Kind, Any]:
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        item = typing.get_args(hint)[0]
+        return ("messages", item) if dataclasses.is_dataclass(item) else ("scalars", None)
+    if origin is not None:
+        return "map", None
+    if dataclasses.is_dataclass(hint):
+        return "message", hint
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return "enum", hint
+    return "scalar", None
 
 
 @cache
@@ -79,69 +111,68 @@ def _enum_tables(cls: type[StrEnum], descriptor: EnumDescriptor) -> tuple[dict[A
     return to_number, {number: member for member, number in to_number.items()}
 
 
-@cache
-def _setters(cls: type, descriptor: Any) -> tuple[tuple[str, _ToSetter], ...]:
-    return tuple((name, _setter(name, hint, optional, f)) for name, hint, optional, f in _fields(cls, descriptor))
-
-
-def _setter(name: str, hint: Any, optional: bool, field: FieldDescriptor) -> _ToSetter:
-    origin = typing.get_origin(hint)
-    if origin is tuple:
-        item = typing.get_args(hint)[0]
-        if dataclasses.is_dataclass(item):
-
-            def set_messages(message: Any, value: Any) -> None:
-                repeated = getattr(message, name)
-                for element in value:
-                    fill(element, repeated.add())
-
-            return set_messages
-        return lambda message, value: getattr(message, name).extend(value)
-    if origin is not None and issubclass(origin, Mapping):
-        return lambda message, value: getattr(message, name).update(value)
-    if dataclasses.is_dataclass(hint):
-
-        def set_message(message: Any, value: Any) -> None:
-            if value is None:
-                return
-            target = getattr(message, name)
-            if optional:
-                target.SetInParent()
-            fill(value, target)
-
-        return set_message
-    if isinstance(hint, type) and issubclass(hint, StrEnum):
-        numbers, _ = _enum_tables(hint, field.enum_type)
-        return lambda message, value: setattr(message, name, 0 if value is None else numbers[value])
-
-    def set_scalar(message: Any, value: Any) -> None:
-        if value is not None:
-            setattr(message, name, value)
-
-    return set_scalar
+def _generated(signature: str, lines: list[str], names: dict[str, Any]) -> Any:
+    """The function of this signature and body; `names` is what its code refers to."""
+    source = "\n    ".join([f"def {signature}:", *lines])
+    exec(source, names)  # noqa: S102 (see the module)
+    return names[signature.partition("(")[0]]
 
 
 @cache
-def _getters(cls: type, descriptor: Any) -> tuple[_FromGetter, ...]:
-    return tuple(_getter(name, hint, optional, f) for name, hint, optional, f in _fields(cls, descriptor))
+def _writer(cls: type, descriptor: Any) -> _Write:
+    lines: list[str] = []
+    names: dict[str, Any] = {}
+    for field in _fields(cls, descriptor):
+        name = field.name
+        lines.append(f"v = value.{name}")
+        if field.kind == "message":
+            names[f"write_{name}"] = _writer(field.cls, field.descriptor.message_type)
+            lines += [
+                "if v is not None:",
+                f"    part = message.{name}",
+                "    part.SetInParent()",
+                f"    write_{name}(v, part)",
+            ]
+        elif field.kind == "messages":
+            names[f"write_{name}"] = _writer(field.cls, field.descriptor.message_type)
+            lines += [
+                "if v:",
+                f"    add = message.{name}.add",
+                "    for item in v:",
+                f"        write_{name}(item, add())",
+            ]
+        elif field.kind == "enum":
+            names[f"number_{name}"], _ = _enum_tables(field.cls, field.descriptor.enum_type)
+            lines += ["if v is not None:", f"    message.{name} = number_{name}[v]"]
+        elif field.kind == "scalar":
+            lines += ["if v is not None:" if field.optional else "if v:", f"    message.{name} = v"]
+        else:
+            lines += ["if v:", f"    message.{name}.{'update' if field.kind == 'map' else 'extend'}(v)"]
+    write: _Write = _generated("write(value, message)", [*lines, "return"], names)
+    return write
 
 
-def _getter(name: str, hint: Any, optional: bool, field: FieldDescriptor) -> _FromGetter:
-    origin = typing.get_origin(hint)
-    if origin is tuple:
-        item = typing.get_args(hint)[0]
-        if _is_message(item):
-            return lambda message: tuple(from_proto(m, item) for m in getattr(message, name))
-        return lambda message: tuple(getattr(message, name))
-    if origin is not None and issubclass(origin, Mapping):
-        return lambda message: dict(getattr(message, name))
-    if _is_message(hint):
-        if optional:
-            return lambda m: from_proto(getattr(m, name), hint) if m.HasField(name) else None
-        return lambda message: from_proto(getattr(message, name), hint)
-    if isinstance(hint, type) and issubclass(hint, StrEnum):
-        _, members = _enum_tables(hint, field.enum_type)
-        return lambda message: members.get(getattr(message, name))
-    if optional:
-        return lambda message: getattr(message, name) if message.HasField(name) else None
-    return lambda message: getattr(message, name)
+@cache
+def _reader(cls: type, descriptor: Any) -> _Read:
+    arguments: list[str] = []
+    names: dict[str, Any] = {"cls": cls}
+    for field in _fields(cls, descriptor):
+        name = field.name
+        value = f"message.{name}"
+        if field.kind == "message":
+            names[f"read_{name}"] = _reader(field.cls, field.descriptor.message_type)
+            value = f"read_{name}({value})"
+        elif field.kind == "messages":
+            names[f"read_{name}"] = _reader(field.cls, field.descriptor.message_type)
+            value = f"tuple([read_{name}(item) for item in {value}])"
+        elif field.kind == "enum":
+            _, members = _enum_tables(field.cls, field.descriptor.enum_type)
+            names[f"member_{name}"] = members.get
+            value = f"member_{name}({value})"
+        elif field.kind in ("scalars", "map"):
+            value = f"{'dict' if field.kind == 'map' else 'tuple'}({value})"
+        if field.optional and field.kind in ("message", "scalar"):
+            value = f"{value} if message.HasField({name!r}) else None"
+        arguments.append(f"    {value},")
+    read: _Read = _generated("read(message)", ["return cls(", *arguments, ")"], names)
+    return read
