@@ -47,10 +47,8 @@ AMOUNT_MAX: Final = 2**63 - 1
 PROBE: Final = Probe(period_ms=10_000, timeout_ms=1000, success_threshold=1, failure_threshold=3)
 HTTP_PROBE: Final = HttpProbe(path="/", scheme="HTTP")
 BACKOFF: Final = Backoff(initial_ms=1000, max_ms=5 * 60_000, reset_ms=10 * 60_000)
-ROLLOUT: Final = Rollout(strategy=RolloutStrategy.ROLLING_UPDATE, max_surge=1, progress_deadline_ms=5 * 60_000)
-DISRUPTION: Final = Disruption(
-    offline_grace_ms=30_000, on_reconnect=ReconnectRule.KEEP_OLDEST, lease_duration_ms=24 * 3_600_000
-)
+ROLLOUT: Final = Rollout(strategy=RolloutStrategy.ROLLING_UPDATE, max_surge=1)
+DISRUPTION: Final = Disruption(offline_grace_ms=30_000, on_reconnect=ReconnectRule.KEEP_OLDEST)
 TERMINATION: Final = Termination(grace_period_ms=10_000)
 
 T = TypeVar("T")

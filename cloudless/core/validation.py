@@ -104,7 +104,8 @@ def _spec(spec: WorkloadSpec) -> Iterator[Violation]:
     yield from _restart_policy(spec.restart_policy)
     yield from _rollout(spec)
     yield from duration(spec.disruption.offline_grace_ms, "spec.disruption.offlineGrace")
-    yield from duration(spec.disruption.lease_duration_ms, "spec.disruption.leaseDuration")
+    if spec.disruption.lease_duration_ms:
+        yield unsupported("spec.disruption.leaseDuration", "leaseDuration", "leave it out; a node keeps what it runs")
     yield from duration(spec.termination.grace_period_ms, "spec.termination.gracePeriod")
     if spec.security_context is not None:
         path = "spec.securityContext"
@@ -218,4 +219,7 @@ def _rollout_numbers(rollout: Rollout, path: str) -> Iterator[Violation]:
     ):
         yield from bounded(value, f"{path}.{key}", lowest=0, highest=REPLICAS_MAX)
     yield from duration(rollout.min_ready_ms, f"{path}.minReadySeconds")
-    yield from duration(rollout.progress_deadline_ms, f"{path}.progressDeadline")
+    if rollout.progress_deadline_ms:
+        yield unsupported(f"{path}.progressDeadline", "progressDeadline", "leave it out and watch `rollout status`")
+    if rollout.auto_rollback:
+        yield unsupported(f"{path}.autoRollback", "autoRollback", "leave it out; apply the earlier manifest to go back")

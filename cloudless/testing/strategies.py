@@ -234,10 +234,8 @@ def workloads(draw: st.DrawFn) -> tuple[Metadata, WorkloadSpec]:
             draw(st.integers(0, 5)),
             0 if recreate else draw(st.integers(0, replicas)),
             draw(_DURATIONS),
-            draw(_DURATIONS),
-            draw(st.booleans()),
         ),
-        disruption=Disruption(draw(_DURATIONS), draw(st.none() | st.sampled_from(ReconnectRule)), draw(_DURATIONS)),
+        disruption=Disruption(draw(_DURATIONS), draw(st.none() | st.sampled_from(ReconnectRule))),
         termination=Termination(draw(_DURATIONS)),
         security_context=draw(st.none() | _CONTEXTS),
     )

@@ -169,8 +169,16 @@ CASES: dict[str, tuple[str, str, int, str, str, str]] = {
         "0 cannot be asked for here", "leave it out for the default of 3, or raise it",
     ),
     "duration longer than a year": (
-        "", "  disruption: {leaseDuration: 9000h}\n", 9, "spec.disruption.leaseDuration",
+        "", "  disruption: {offlineGrace: 9000h}\n", 9, "spec.disruption.offlineGrace",
         "the duration is longer than 366 days", "use a shorter duration",
+    ),
+    "lease that nothing would keep": (
+        "", "  disruption: {leaseDuration: 24h}\n", 9, "spec.disruption.leaseDuration",
+        "leaseDuration is not supported by this version", "leave it out; a node keeps what it runs",
+    ),
+    "rollback that nothing would do": (
+        "", "  rollout: {autoRollback: true}\n", 9, "spec.rollout.autoRollback",
+        "autoRollback is not supported by this version", "leave it out; apply the earlier manifest to go back",
     ),
     "unknown word": (
         "", "  restartPolicy: {policy: always}\n", 9, "spec.restartPolicy.policy",
