@@ -29,6 +29,7 @@ from cloudless.clock import Clock
 from cloudless.config import CoordinatorConfig
 from cloudless.contexts import Context
 from cloudless.coordinator.core.commands import PutUser
+from cloudless.coordinator.core.roles import EVERYWHERE
 from cloudless.coordinator.core.state import State
 from cloudless.coordinator.store import Store
 from cloudless.coordinator.wal.files import DirectoryLock, OsFilesystem
@@ -45,7 +46,6 @@ from cloudless.identity.spiffe import COORDINATOR, USER, SpiffeId, server_name
 from cloudless.identity.tokens import TokenSigner
 
 ADMIN: Final = "admin"
-EVERYWHERE: Final = "*"
 
 log = structlog.get_logger(__name__)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from cloudless.coordinator.core import roles
 from cloudless.coordinator.core.commands import PutUser, RevokeUser
 from cloudless.coordinator.core.outcome import ApplyResult
 from cloudless.coordinator.core.transition import Transition
@@ -30,7 +31,9 @@ def put_user(t: Transition, command: PutUser) -> ApplyResult:
         )
     if before.bindings == user.bindings:
         return t.accepted("unchanged", revision=before.revision)
-    t.put_user(dataclasses.replace(before, bindings=user.bindings))
+    after = dataclasses.replace(before, bindings=user.bindings)
+    _keep_an_admin(t, before, after)
+    t.put_user(after)
     _tell(t, "security.user_updated", user)
     return t.accepted("updated")
 
@@ -41,9 +44,23 @@ def revoke_user(t: Transition, command: RevokeUser) -> ApplyResult:
         raise NotFound(f"user {command.name} does not exist", reason="UserUnknown")
     if user.revoked:
         return t.accepted("unchanged", revision=user.revision)
-    t.put_user(dataclasses.replace(user, revoked=True))
+    after = dataclasses.replace(user, revoked=True)
+    _keep_an_admin(t, user, after)
+    t.put_user(after)
     t.emit("security.cert_revoked", f"user/{user.name}", "may do nothing any more", severity=Severity.WARNING)
     return t.accepted("updated")
+
+
+def _keep_an_admin(t: Transition, before: User, after: User) -> None:
+    """Refuses the change after which nobody could manage users any more."""
+    if not roles.is_cluster_admin(before) or roles.is_cluster_admin(after):
+        return
+    if not any(roles.is_cluster_admin(user) for user in t.state.users.values() if user.name != before.name):
+        raise FailedPrecondition(
+            f"user {before.name} is the last administrator of the fabric",
+            reason="LastAdmin",
+            remedy="make another user an administrator (role admin in every namespace, *) first",
+        )
 
 
 def _tell(t: Transition, event_type: str, user: User) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cloudless.coordinator.rpc.call import EVERYWHERE
+from cloudless.coordinator.core.roles import EVERYWHERE
 from cloudless.core.model import Role
 from cloudless.identity.spiffe import COORDINATOR, NODE, USER
 

@@ -10,10 +10,11 @@ import structlog
 from prometheus_client import Counter
 
 from cloudless.clock import Clock
+from cloudless.coordinator.core.roles import EVERYWHERE
 from cloudless.coordinator.core.state import State
 from cloudless.coordinator.rpc.access import TABLE, Rule, Scope, described
 from cloudless.coordinator.rpc.authentication import Authentication, expired
-from cloudless.coordinator.rpc.call import EVERYWHERE, Call, Principal
+from cloudless.coordinator.rpc.call import Call, Principal
 from cloudless.coordinator.rpc.pipeline import Proceed
 from cloudless.errors import CloudlessError, InvalidArgument, PermissionDenied
 

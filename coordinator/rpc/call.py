@@ -7,12 +7,9 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
+from cloudless.coordinator.core import roles
 from cloudless.core.model import Role, RoleBinding
 from cloudless.errors import Internal
-
-# The order of the roles: each may do what those before it may.
-RANK: Mapping[Role, int] = {Role.VIEWER: 1, Role.OPERATOR: 2, Role.ADMIN: 3}
-EVERYWHERE = "*"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,15 +30,10 @@ class Principal:
 
     def may(self, role: Role, namespace: str) -> bool:
         """Whether a binding grants `role` or more in `namespace` (`*`: cluster-wide)."""
-        return any(
-            binding.role is not None
-            and RANK[binding.role] >= RANK[role]
-            and binding.namespace in (EVERYWHERE, namespace)
-            for binding in self.bindings
-        )
+        return roles.grants(self.bindings, role, namespace)
 
     def may_anywhere(self, role: Role) -> bool:
-        return any(b.role is not None and RANK[b.role] >= RANK[role] for b in self.bindings)
+        return roles.grants_somewhere(self.bindings, role)
 
 
 @dataclasses.dataclass(slots=True, weakref_slot=True)

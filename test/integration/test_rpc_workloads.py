@@ -137,7 +137,17 @@ async def test_a_repeated_write_has_one_effect(c: RunningCoordinator, workloads:
     assert one == two
     assert [outcome.changed for outcome in two.outcomes] == ["created", "created"]
     ids = {event.request_id for event in c.state.events if event.type == "workload.created"}
-    assert {"once", "batch/0", "batch/1"} <= ids
+    assert {"user/admin/once", "user/admin/batch/0", "user/admin/batch/1"} <= ids
+
+
+async def test_two_callers_with_one_request_id_get_answers_of_their_own(c: RunningCoordinator) -> None:
+    metadata = (("cloudless-request-id", "same"),)
+    mine, theirs = await c.user("mine", (Role.OPERATOR, "default")), await c.user("theirs", (Role.OPERATOR, "default"))
+    for who, name in ((mine, "a"), (theirs, "b")):
+        async with c.channel(who) as channel:
+            create = _put(control_pb2.CreateWorkloadRequest(), name)
+            await control_pb2_grpc.WorkloadServiceStub(channel).CreateWorkload(create, metadata=metadata)
+    assert {name for _, name in c.state.workloads} == {"a", "b"}
 
 
 async def test_lists_have_pages_and_watches_go_on_from_them(c: RunningCoordinator, workloads: Any) -> None:

@@ -162,8 +162,21 @@ def test_a_workload_stays_until_its_last_replica_is_gone(fabric):
 # -- users ------------------------------------------------------------------------------------------------
 
 
+def test_the_last_administrator_stays(fabric):
+    admin, viewer = (RoleBinding(Role.ADMIN, "*"),), (RoleBinding(Role.VIEWER, "*"),)
+    fabric.apply(c.PutUser(User("alice", admin)))
+    fabric.apply(c.PutUser(User("nell", (RoleBinding(Role.ADMIN, "default"),))))  # of one namespace: is none
+    for change in (c.RevokeUser("alice"), c.PutUser(User("alice", viewer)), c.PutUser(User("alice"))):
+        assert refusal(fabric.apply(change)) == ("failed_precondition", "LastAdmin")
+    assert fabric.apply(c.PutUser(User("bob", admin))).result.accepted
+    assert fabric.apply(c.RevokeUser("alice")).result.accepted
+    assert refusal(fabric.apply(c.RevokeUser("bob"))) == ("failed_precondition", "LastAdmin")
+    assert fabric.apply(c.RevokeUser("nell")).result.accepted
+
+
 def test_users(fabric):
     admin = (RoleBinding(Role.ADMIN, "*"),)
+    fabric.apply(c.PutUser(User("root", admin)))
     assert fabric.apply(c.PutUser(User("alice", admin, revoked=True))).result.changed == "created"
     assert not fabric.state.users["alice"].revoked
     assert fabric.apply(c.PutUser(User("alice", admin))).result.changed == "unchanged"
@@ -218,7 +231,7 @@ def test_garbage_is_refused_and_changes_nothing(fabric):
 
 def test_a_bug_is_an_answer_in_production_and_an_exception_in_tests(fabric, monkeypatch):
     def broken(t, command):
-        t.remove_token("x")  # KeyError after a write would be lost as well
+        t.remove_tokens(["x"])  # KeyError after a write would be lost as well
         raise AssertionError
 
     monkeypatch.setattr(machine, "APPLY", {**machine.APPLY, c.NoOp: broken})

@@ -41,11 +41,13 @@ class Backend:
     def state(self) -> State:
         return self.store.snapshot.state
 
+    # The id is the caller's own: another caller who sends the same one must not get this one's answer.
     async def write(self, command: Any, *, suffix: str = "") -> Any:
         """Proposes for the present caller under the call's request id. Returns once it is durable and applied; a
         refused command raises its error."""
         call = current()
-        return await self.store.propose(command, actor=call.caller.actor, request_id=call.request_id + suffix)
+        actor = call.caller.actor
+        return await self.store.propose(command, actor=actor, request_id=f"{actor}/{call.request_id}{suffix}")
 
 
 def derived_id(prefix: str, *, length: int = 10) -> str:

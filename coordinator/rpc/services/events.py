@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from cloudless.api.v1 import control_pb2, control_pb2_grpc, types_pb2
 from cloudless.api.v1.convert import to_proto
+from cloudless.coordinator.core.roles import EVERYWHERE
 from cloudless.coordinator.core.state import State
 from cloudless.coordinator.rpc.access import namespace_or_default
-from cloudless.coordinator.rpc.call import EVERYWHERE, Call, current
+from cloudless.coordinator.rpc.call import Call, current
 from cloudless.coordinator.rpc.listing import PAGE_BYTES_MAX
 from cloudless.coordinator.rpc.services.backend import Backend
 from cloudless.core.model import Event, Role

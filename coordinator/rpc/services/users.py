@@ -13,7 +13,8 @@ from prometheus_client import Counter
 from cloudless.api.v1 import control_pb2, control_pb2_grpc, types_pb2
 from cloudless.api.v1.convert import from_proto, to_proto
 from cloudless.coordinator.core.commands import PutUser, RevokeUser
-from cloudless.coordinator.rpc.call import EVERYWHERE, current
+from cloudless.coordinator.core.roles import EVERYWHERE
+from cloudless.coordinator.rpc.call import current
 from cloudless.coordinator.rpc.services.backend import Backend, refuse_violations, required
 from cloudless.core.labels import is_dns_label
 from cloudless.core.model import RoleBinding, User
