@@ -12,8 +12,10 @@ from cloudless.coordinator.core.transition import Transition
 from cloudless.core.model import Severity
 from cloudless.errors import AlreadyExists, InvalidArgument, NotFound
 
-# A token that ended this long ago is forgotten when the next one is made, so that they do not pile up.
-RETENTION_MS: Final = 7 * 24 * 3_600_000
+# Tokens that ended this long ago are forgotten, so that they do not pile up: all that ended by the end of a day (UTC)
+# together, when the next one is made. Most creations then look at no other token.
+_DAY_MS: Final = 24 * 3_600_000
+RETENTION_MS: Final = 7 * _DAY_MS
 USES_MAX: Final = 100_000
 
 _PATTERN: Final = re.compile(r"[a-z0-9*?-]{1,63}")
@@ -35,9 +37,7 @@ def create_token(t: Transition, command: CreateToken) -> ApplyResult:
         raise InvalidArgument("a join token must expire in the future", reason="BadExpiry")
     if token.id in t.state.tokens:
         raise AlreadyExists(f"join token {token.id} exists", reason="TokenExists")
-    for old in sorted(t.state.tokens):
-        if t.state.tokens[old].expires_at_ms < t.now_ms - RETENTION_MS:
-            t.remove_token(old)
+    _forget_old(t)
     t.put_token(
         dataclasses.replace(
             token,
@@ -55,6 +55,12 @@ def create_token(t: Transition, command: CreateToken) -> ApplyResult:
         metadata={"node_pattern": token.node_pattern, "max_uses": str(token.max_uses)},
     )
     return t.accepted("created")
+
+
+def _forget_old(t: Transition) -> None:
+    before_ms = (t.now_ms - RETENTION_MS) // _DAY_MS * _DAY_MS
+    if t.state.first_token_end_ms < before_ms:
+        t.remove_tokens(sorted(token.id for token in t.state.tokens.values() if token.expires_at_ms < before_ms))
 
 
 def revoke_token(t: Transition, command: RevokeToken) -> ApplyResult:

@@ -29,12 +29,21 @@ from cloudless.core.spec import ResourceAmounts, WorkloadSpec, WorkloadType
 
 EVENTS_MAX: Final = 10_000
 RESULTS_MAX: Final = 50_000
+NEVER_MS: Final = 2**63 - 1
 
 WorkloadKey: TypeAlias = tuple[str, str]  # (namespace, name)
 Ids: TypeAlias = Map[str, bool]  # a set: the values are all True
 
+_INDEXES: Final = (
+    "replicas_by_node",
+    "replicas_by_workload",
+    "pending",
+    "system_workloads",
+    "reserved",
+    "first_token_end_ms",
+)
+
 K = TypeVar("K")
-V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,7 @@ class State:
     pending: Map[WorkloadKey, int]  # how many of its replicas are placed nowhere; no entry: none
     system_workloads: Map[WorkloadKey, bool]  # those of type system
     reserved: Map[str, ResourceAmounts]  # per node, the sum of the fragments of its replicas
+    first_token_end_ms: int  # the earliest `expires_at_ms` of all tokens, which for a token never changes
 
     @classmethod
     def empty(cls, trust_domain: str) -> State:
@@ -79,6 +89,7 @@ class State:
             pending=Map(),
             system_workloads=Map(),
             reserved=Map(),
+            first_token_end_ms=NEVER_MS,
         )
 
     # -- reading ------------------------------------------------------------------------------------------
@@ -143,10 +154,17 @@ class State:
         return dataclasses.replace(self._unindexed(before), replicas=self.replicas.delete(replica_id))
 
     def with_token(self, token: JoinToken) -> State:
-        return dataclasses.replace(self, tokens=self.tokens.set(token.id, token))
+        first_ms = min(self.first_token_end_ms, token.expires_at_ms)
+        return dataclasses.replace(self, tokens=self.tokens.set(token.id, token), first_token_end_ms=first_ms)
 
-    def without_token(self, token_id: str) -> State:
-        return dataclasses.replace(self, tokens=self.tokens.delete(token_id))
+    def without_tokens(self, token_ids: Iterable[str]) -> State:
+        """Drops these tokens, all of which are there. Looks at every token that stays."""
+        tokens = self.tokens.mutate()
+        for token_id in token_ids:
+            del tokens[token_id]
+        kept = tokens.finish()
+        first_ms = min((token.expires_at_ms for token in kept.values()), default=NEVER_MS)
+        return dataclasses.replace(self, tokens=kept, first_token_end_ms=first_ms)
 
     def with_user(self, user: User) -> State:
         return dataclasses.replace(self, users=self.users.set(user.name, user))
@@ -213,9 +231,11 @@ class State:
         for replica in self.replicas.values():
             self._validate_replica(replica)
             rebuilt = rebuilt.with_replica(replica)
-        for index in ("replicas_by_node", "replicas_by_workload", "pending", "system_workloads", "reserved"):
+        for token in self.tokens.values():
+            rebuilt = rebuilt.with_token(token)
+        for index in _INDEXES:
             here, there = getattr(self, index), getattr(rebuilt, index)
-            assert here == there, f"index {index} is {dict(here)}, and should be {dict(there)}"
+            assert here == there, f"index {index} is {here}, and should be {there}"
         for node in self.nodes.values():
             held = [r for r in self.replicas_on(node.id) if not r.stopping]
             over = amounts.exceeded(amounts.total(r.fragment for r in held), node.device.capacity)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from cloudless.coordinator.core.outcome import ApplyResult, Change
 from cloudless.coordinator.core.state import State
 from cloudless.core.model import Event, JoinToken, Node, Replica, Severity, User, WorkloadRecord
+
+_DESCRIPTION_MAX: Final = 1024
+_METADATA_MAX: Final = 256
 
 
 class Transition:
@@ -73,9 +77,10 @@ class Transition:
         self.state = self.state.with_token(dataclasses.replace(token, revision=self.index))
         self._touch(Change("token", token.id))
 
-    def remove_token(self, token_id: str) -> None:
-        self.state = self.state.without_token(token_id)
-        self._touch(Change("token", token_id, deleted=True))
+    def remove_tokens(self, token_ids: Sequence[str]) -> None:
+        self.state = self.state.without_tokens(token_ids)
+        for token_id in token_ids:
+            self._touch(Change("token", token_id, deleted=True))
 
     def put_user(self, user: User) -> None:
         self.state = self.state.with_user(dataclasses.replace(user, revision=self.index))
@@ -93,6 +98,9 @@ class Transition:
         severity: Severity = Severity.INFO,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
+        # Part of the text may be a node's own word, and ten thousand events are kept.
+        if len(description) > _DESCRIPTION_MAX:
+            description = description[: _DESCRIPTION_MAX - 3] + "..."
         self.events.append(
             Event(
                 index=self.index,
@@ -105,7 +113,7 @@ class Transition:
                 resource=resource,
                 namespace=namespace,
                 description=description,
-                metadata=metadata or {},
+                metadata={key: value[:_METADATA_MAX] for key, value in metadata.items()} if metadata else {},
             )
         )
 

@@ -5,11 +5,13 @@ import dataclasses
 import pytest
 
 from cloudless.coordinator.core import commands as c
+from cloudless.coordinator.core import snapshot
 from cloudless.coordinator.core.apply_tokens import RETENTION_MS, pattern_admits
 from cloudless.core.model import JoinToken, NodeState, Taint
 from cloudless.core.spec import TaintEffect
 from cloudless.testing.fabric_model import START_MS, Fabric, device, service
 
+DAY_MS = 24 * 3_600_000
 TOKEN = JoinToken("t", "edge-*", "eu", "z1", {"rack": "r1"}, max_uses=2, expires_at_ms=START_MS + 60_000)
 ENROL = c.EnrollNode("t", "edge-1", "key-1", "serial-1", START_MS + 10**6)
 
@@ -105,11 +107,27 @@ def test_a_new_token_starts_unused_whatever_it_says(fabric):
     assert (token.uses, token.used_by, token.revoked, token.created_by) == (0, (), False, "user/test")
 
 
-def test_tokens_that_ended_long_ago_are_forgotten(fabric):
-    fabric.now_ms = TOKEN.expires_at_ms + RETENTION_MS + 1
-    applied = fabric.apply(c.CreateToken(dataclasses.replace(TOKEN, id="n", expires_at_ms=fabric.now_ms + 1)))
-    assert set(fabric.state.tokens) == {"n"}
-    assert applied.changes[0].deleted
+def test_tokens_that_ended_long_ago_are_forgotten_day_by_day(fabric):
+    def create(token_id, *, at_ms):
+        fabric.now_ms = at_ms
+        return fabric.apply(c.CreateToken(dataclasses.replace(TOKEN, id=token_id, expires_at_ms=at_ms + 1)))
+
+    next_day_ms = (TOKEN.expires_at_ms // DAY_MS + 1) * DAY_MS
+    create("a", at_ms=next_day_ms - 2)
+    create("b", at_ms=next_day_ms + RETENTION_MS - 1)
+    assert set(fabric.state.tokens) == {"t", "a", "b"}
+    applied = create("c", at_ms=next_day_ms + RETENTION_MS)
+    assert set(fabric.state.tokens) == {"b", "c"}
+    assert [(change.key, change.deleted) for change in applied.changes] == [("a", True), ("t", True), ("c", False)]
+    fabric.state.validate()
+    restored, _, _ = snapshot.decode(snapshot.encode(fabric.state, index=1, term=1))
+    assert restored.first_token_end_ms == fabric.state.first_token_end_ms == next_day_ms + RETENTION_MS
+
+
+def test_what_a_node_says_cannot_fill_the_memory_with_events(fabric):
+    fabric.apply(ENROL)
+    applied = fabric.apply(c.ReportNode("edge-1", NodeState.READY, "x" * 100_000))
+    assert [len(event.description) for event in applied.events] == [1024]
 
 
 def test_revoking_a_token_twice_changes_nothing(fabric):
