@@ -315,6 +315,13 @@ async def test_the_images_stop_signal_is_used(runtime):
     assert (await finished(runtime, sandbox))[0].exit_code == 33
 
 
+async def test_the_last_words_of_a_program_are_kept_in_both_streams(runtime):
+    """A shim that is told one name for both streams loses the end of stderr about once in twenty."""
+    names = [f"r{n}" for n in range(40)]
+    outputs = await asyncio.gather(*(run(runtime, "echo out; echo err >&2; exit 3", name=name) for name in names))
+    assert {"".join(sorted(text.splitlines(keepends=True))) for _, text in outputs} == {"err\nout\n"}
+
+
 # --- refusals ---
 
 
