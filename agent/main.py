@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import fcntl
 import gc
 import hashlib
@@ -37,7 +38,8 @@ from cloudless.agent.supervisor import Supervisor
 from cloudless.clock import SystemClock
 from cloudless.config import AgentConfig, load
 from cloudless.core.model import DeviceInfo, NodeUsage
-from cloudless.errors import CloudlessError, FailedPrecondition, Unavailable
+from cloudless.core.validation import validate_labels
+from cloudless.errors import CloudlessError, FailedPrecondition, InvalidArgument, Unavailable
 from cloudless.identity.credentials import Credentials
 from cloudless.observe import log as logging_setup
 from cloudless.observe import metrics as metrics_server
@@ -67,6 +69,10 @@ class Agent:
     async def run(self) -> None:
         """Runs until `stop`. Raises a CloudlessError when it cannot start."""
         config = self._config
+        for violation in validate_labels(config.labels, "labels"):
+            raise InvalidArgument(
+                f"{violation.path}: {violation.message}", reason="BadSetting", remedy=violation.remedy
+            )
         credentials, learnt = await self._until_stopped(
             enrolling.obtain(config, self._clock, jitter=self._random.random)
         )
@@ -188,7 +194,8 @@ class Agent:
         from cloudless.agent import device
 
         described = await runtimes.describe()
-        self._device = await asyncio.to_thread(device.detect, self._config, described, clock=self._clock)
+        found = await asyncio.to_thread(device.detect, self._config, described, clock=self._clock)
+        self._device = dataclasses.replace(found, labels=self._config.labels)
 
     async def _look_at_device(self, runtimes: Runtimes, session: Session, usage: Callable[[], NodeUsage]) -> None:
         """Notices what changes seldom: a runtime that came, addresses, power, the link. Costs next to nothing while

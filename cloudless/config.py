@@ -149,7 +149,9 @@ class AgentConfig:
     coordinators: tuple[str, ...] = setting((), "Addresses of coordinators; empty: those learnt at enrolment.")
     join_token_file: Path = setting(Path(), "File that holds a join token; used while the node is not enrolled.")
     device_class: str = setting("", "phone, laptop, desktop, server, gateway or vps; empty: detected.")
-    labels: dict[str, str] = setting({}, "Labels as a=b,c=d that the agent adds to the node's device labels.")
+    labels: dict[str, str] = setting(
+        {}, "Labels as a=b,c=d that this device says of itself; a label that an administrator sets wins."
+    )
     owner: OwnerConfig = OwnerConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     log: LogConfig = LogConfig()
@@ -206,10 +208,20 @@ def _parse(leaf: _Leaf, value: Any, source: str) -> Any:
         if typing.get_origin(leaf.hint) is dict:
             if isinstance(value, Mapping):
                 return {str(k): str(v) for k, v in value.items()}
-            return dict(part.split("=", 1) for part in text.split(",") if part)
+            return _pairs(text)
     except ValueError as error:
         raise InvalidArgument(f"{source}: {error}", reason="BadSetting") from None
     return text
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        key, separator, value = part.partition("=")
+        if not separator:
+            raise ValueError(f"{part!r} is not KEY=VALUE")
+        pairs[key] = value
+    return pairs
 
 
 def _show(leaf: _Leaf) -> str:
@@ -229,11 +241,13 @@ def _from_file(path: Path, known: dict[tuple[str, ...], _Leaf]) -> dict[tuple[st
     import yaml
 
     try:
-        document = yaml.safe_load(path.read_text()) or {}
+        document = yaml.safe_load(path.read_text("utf-8")) or {}
     except OSError as error:
         raise InvalidArgument(f"cannot read {path}: {error.strerror}", reason="BadSetting") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date of no calendar
         raise InvalidArgument(f"{path}: {error}", reason="BadSetting") from None
+    except RecursionError:
+        raise InvalidArgument(f"{path}: values are nested too deeply", reason="BadSetting") from None
     values: dict[tuple[str, ...], Any] = {}
 
     def walk(node: Any, prefix: tuple[str, ...]) -> None:

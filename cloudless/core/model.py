@@ -103,6 +103,7 @@ class DeviceInfo:
     runtimes: tuple[RuntimeInfo, ...] = ()
     features: tuple[Feature, ...] = ()
     addresses: tuple[str, ...] = ()
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)  # stated by the device; `Node.labels` win
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Final
 
 from cloudless.coordinator.core import amounts, lifecycle
@@ -103,9 +104,7 @@ def renew_certificate(t: Transition, command: RenewCertificate) -> ApplyResult:
 
 def update_node(t: Transition, command: UpdateNode) -> ApplyResult:
     before = _node(t, command.node_id)
-    for key in sorted(command.set_labels):
-        if not is_label_key(key) or not is_label_value(command.set_labels[key]):
-            raise InvalidArgument(f"{key}={command.set_labels[key]} is no label", reason="BadLabel")
+    _check_labels(command.set_labels)
     for taint in command.set_taints:
         if not is_label_key(taint.key) or not is_label_value(taint.value) or taint.effect is None:
             raise InvalidArgument(
@@ -143,6 +142,12 @@ def update_node(t: Transition, command: UpdateNode) -> ApplyResult:
     return t.accepted("updated")
 
 
+def _check_labels(labels: Mapping[str, str]) -> None:
+    for key in sorted(labels):
+        if not is_label_key(key) or not is_label_value(labels[key]):
+            raise InvalidArgument(f"{key[:300]}={labels[key][:80]} is no label", reason="BadLabel")
+
+
 def _taints(before: tuple[Taint, ...], command: UpdateNode) -> tuple[Taint, ...]:
     taints = {(taint.key, taint.effect): taint for taint in before if taint.key not in command.remove_taints}
     taints.update({(taint.key, taint.effect): taint for taint in command.set_taints})
@@ -158,6 +163,7 @@ def report_node(t: Transition, command: ReportNode) -> ApplyResult:
     device = command.device or before.device
     if any(getattr(device.capacity, name) < 0 for name in amounts.ACCOUNTED):
         raise InvalidArgument(f"node {before.id} reports a negative capacity", reason="BadCapacity")
+    _check_labels(device.labels)
     if state is was and device == before.device:
         return t.accepted("unchanged", revision=before.revision)
     node = dataclasses.replace(before, device=device)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from cloudless.coordinator.core.outcome import Change
+from cloudless.coordinator.core.scheduler.topology import labels_of
 from cloudless.coordinator.core.state import State
 from cloudless.core.model import JoinToken, Node, Replica, WorkloadRecord
 
@@ -52,7 +53,7 @@ NODES: Collection[Node] = Collection(
     table=lambda state: state.nodes,
     key=lambda node: node.id,
     namespace=lambda node: "",
-    labels=lambda state, node: node.labels,
+    labels=lambda state, node: labels_of(node),
     touched=_own_key("node"),
 )
 WORKLOADS: Collection[WorkloadRecord] = Collection(

@@ -34,6 +34,8 @@ def test_flag_wins_over_environment_over_file_over_default(tmp_path):
         ("session: {heartbeat_interval: soon}", "duration"),
         ("session: 3", "must be a mapping"),
         ("a: [", "c.yaml"),
+        ("[" * 20_000, "c.yaml: values are nested too deeply"),
+        ("a: 2020-99-99", "c.yaml"),
     ],
 )
 def test_bad_files_name_the_setting(tmp_path, text, expected):
@@ -41,6 +43,11 @@ def test_bad_files_name_the_setting(tmp_path, text, expected):
     file.write_text(text)
     with pytest.raises(InvalidArgument, match=expected):
         config.load(CoordinatorConfig, "p", ["--config", str(file)], {})
+
+
+def test_a_label_without_a_value_is_named():
+    with pytest.raises(InvalidArgument, match="--labels: 'b' is not KEY=VALUE"):
+        config.load(AgentConfig, "p", ["--labels", "a=1,b"], {})
 
 
 def test_lists_maps_and_paths():

@@ -7,6 +7,7 @@ import pytest
 from cloudless.coordinator.core import commands as c
 from cloudless.coordinator.core import snapshot
 from cloudless.coordinator.core.apply_tokens import RETENTION_MS, pattern_admits
+from cloudless.coordinator.core.scheduler import topology
 from cloudless.core.model import JoinToken, NodeState, Taint
 from cloudless.core.spec import TaintEffect
 from cloudless.testing.fabric_model import START_MS, Fabric, device, service
@@ -122,6 +123,18 @@ def test_tokens_that_ended_long_ago_are_forgotten_day_by_day(fabric):
     fabric.state.validate()
     restored, _, _ = snapshot.decode(snapshot.encode(fabric.state, index=1, term=1))
     assert restored.first_token_end_ms == fabric.state.first_token_end_ms == next_day_ms + RETENTION_MS
+
+
+def test_a_device_states_labels_of_its_own(fabric):
+    fabric.apply(ENROL)
+    device_info = dataclasses.replace(device(), labels={"gpu": "a10", "zone": "elsewhere", "rack": "r9", "arch": "z80"})
+    assert fabric.apply(c.ReportNode("edge-1", NodeState.READY, "", device_info)).result.accepted
+    node = fabric.state.nodes["edge-1"]
+    keys = ("gpu", "zone", "rack", "arch", "none")
+    assert [topology.value_of(node, key) for key in keys] == ["a10", "z1", "r1", device().arch, None]
+    assert topology.labels_of(node) == {"gpu": "a10", "zone": "elsewhere", "rack": "r1", "arch": "z80"}
+    bad = dataclasses.replace(device(), labels={"no label": "x"})
+    assert refusal(fabric.apply(c.ReportNode("edge-1", None, "", bad))) == ("invalid_argument", "BadLabel")
 
 
 def test_what_a_node_says_cannot_fill_the_memory_with_events(fabric):

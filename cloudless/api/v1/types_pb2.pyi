@@ -135,7 +135,14 @@ class RuntimeInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., available: bool = ..., detail: _Optional[str] = ...) -> None: ...
 
 class DeviceInfo(_message.Message):
-    __slots__ = ("device_class", "arch", "os", "kernel", "hostname", "agent_version", "capacity", "iops_class", "gpus", "power_source", "metered", "runtimes", "features", "addresses")
+    __slots__ = ("device_class", "arch", "os", "kernel", "hostname", "agent_version", "capacity", "iops_class", "gpus", "power_source", "metered", "runtimes", "features", "addresses", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     DEVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
     ARCH_FIELD_NUMBER: _ClassVar[int]
     OS_FIELD_NUMBER: _ClassVar[int]
@@ -150,6 +157,7 @@ class DeviceInfo(_message.Message):
     RUNTIMES_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     device_class: DeviceClass
     arch: str
     os: str
@@ -164,7 +172,8 @@ class DeviceInfo(_message.Message):
     runtimes: _containers.RepeatedCompositeFieldContainer[RuntimeInfo]
     features: _containers.RepeatedCompositeFieldContainer[Feature]
     addresses: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, device_class: _Optional[_Union[DeviceClass, str]] = ..., arch: _Optional[str] = ..., os: _Optional[str] = ..., kernel: _Optional[str] = ..., hostname: _Optional[str] = ..., agent_version: _Optional[str] = ..., capacity: _Optional[_Union[_spec_pb2.ResourceAmounts, _Mapping]] = ..., iops_class: _Optional[str] = ..., gpus: _Optional[int] = ..., power_source: _Optional[str] = ..., metered: bool = ..., runtimes: _Optional[_Iterable[_Union[RuntimeInfo, _Mapping]]] = ..., features: _Optional[_Iterable[_Union[Feature, _Mapping]]] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, device_class: _Optional[_Union[DeviceClass, str]] = ..., arch: _Optional[str] = ..., os: _Optional[str] = ..., kernel: _Optional[str] = ..., hostname: _Optional[str] = ..., agent_version: _Optional[str] = ..., capacity: _Optional[_Union[_spec_pb2.ResourceAmounts, _Mapping]] = ..., iops_class: _Optional[str] = ..., gpus: _Optional[int] = ..., power_source: _Optional[str] = ..., metered: bool = ..., runtimes: _Optional[_Iterable[_Union[RuntimeInfo, _Mapping]]] = ..., features: _Optional[_Iterable[_Union[Feature, _Mapping]]] = ..., addresses: _Optional[_Iterable[str]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class NodeUsage(_message.Message):
     __slots__ = ("cpu_millis", "memory_bytes", "storage_bytes", "battery_percent", "power_source", "metered", "rtt_us")

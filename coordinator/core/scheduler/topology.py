@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from cloudless.coordinator.core.state import State
@@ -34,9 +34,17 @@ def built_in(node: Node, key: str) -> str | None:
 
 
 def value_of(node: Node, key: str) -> str | None:
-    """What a node selector compares: a label wins over a built-in key; None when the node has neither."""
+    """What a node selector compares; None when the node has nothing of this key. An administrator's label wins over a
+    built-in key, and that over the device's own labels: no device moves itself to another zone."""
     label = node.labels.get(key)
-    return built_in(node, key) if label is None else label
+    if label is None:
+        label = built_in(node, key)
+    return node.device.labels.get(key) if label is None else label
+
+
+def labels_of(node: Node) -> Mapping[str, str]:
+    """The labels that a node is listed by: the device's own under those of administrators."""
+    return {**node.device.labels, **node.labels} if node.device.labels else node.labels
 
 
 def domain_of(node: Node, topology_key: str) -> str:
