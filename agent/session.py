@@ -31,6 +31,12 @@ RETRY_DELAY_S_MIN: Final = 0.25
 RETRY_DELAY_S_MAX: Final = 15.0
 # A link that lasted so long was fine: the next failure starts from the shortest pause again.
 _LASTED_S: Final = 30.0
+# Pauses after another live agent with this identity took the session. Two of them would take it from each other for
+# ever, and each time the node's work would change hands; a person has to say which one stays.
+REPLACED: Final = "SessionReplaced"
+REPLACED_DELAY_S_MIN: Final = 60.0
+REPLACED_DELAY_S_MAX: Final = 30 * 60.0
+_UNDISPUTED_S: Final = 2 * REPLACED_DELAY_S_MAX
 
 
 @dataclass(slots=True)
@@ -63,6 +69,7 @@ class Session:
         self._wake = asyncio.Event()  # the live link ended, or a rotation is wanted
         self._rotate = False
         self._next_address = 0
+        self._replaced = 0  # how often in a row another agent took the session
 
     @property
     def connected(self) -> bool:
@@ -127,14 +134,33 @@ class Session:
             return failures
         self._live = None
         metrics.SESSION_CONNECTED.set(0)
-        cause = _cause(live.task)
+        error = _failure(live.task)
         lasted_s = asyncio.get_running_loop().time() - live.opened_s
-        log.warning("session.lost", coordinator=live.address, cause=cause, lasted_ms=int(lasted_s * 1000))
+        if lasted_s >= _UNDISPUTED_S:
+            self._replaced = 0
+        if isinstance(error, CloudlessError) and error.reason == REPLACED:
+            await self._yield_to_other(live, error)
+            return 0
+        log.warning("session.lost", coordinator=live.address, cause=_words(error), lasted_ms=int(lasted_s * 1000))
         if lasted_s >= _LASTED_S:
             failures = 0
         if failures:
             await self._pause(failures)
         return failures + 1
+
+    async def _yield_to_other(self, live: _Live, error: CloudlessError) -> None:
+        self._replaced += 1
+        delay_s = min(REPLACED_DELAY_S_MIN * 2.0 ** min(self._replaced - 1, 16), REPLACED_DELAY_S_MAX)
+        delay_s *= 0.5 + 0.5 * self._jitter()
+        log.error(
+            "session.replaced",
+            coordinator=live.address,
+            cause=error.message,
+            times=self._replaced,
+            retry_in_ms=int(delay_s * 1000),
+            remedy="two agents run with one identity: stop one, empty its data folder, and enrol it under its own name",
+        )
+        await asyncio.sleep(delay_s)
 
     async def _pause(self, failures: int) -> None:
         """Waits before the next attempt; not at all between the addresses of one round."""
@@ -186,14 +212,19 @@ class Session:
 async def _end(live: _Live) -> None:
     live.task.cancel()
     await asyncio.wait([live.task])
-    _cause(live.task)  # how it ended matters to nobody any more; a bug is logged
+    _failure(live.task)  # how it ended matters to nobody any more; a bug is logged
     await live.link.close()
 
 
-def _cause(task: asyncio.Task[None]) -> str:
+def _failure(task: asyncio.Task[None]) -> BaseException | None:
+    """What a link ended with; None when the coordinator ended the stream."""
     error: BaseException | None = None if task.cancelled() else task.exception()
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if error is not None and not isinstance(error, CloudlessError | OSError | TimeoutError):
         log.error("session.broke", exc_info=error)
+    return error
+
+
+def _words(error: BaseException | None) -> str:
     return "the coordinator ended the stream" if error is None else str(error) or type(error).__name__

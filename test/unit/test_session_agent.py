@@ -17,7 +17,7 @@ from cloudless.agent.reports import ReportBook
 from cloudless.agent.session import Session
 from cloudless.api.v1 import session_pb2 as pb
 from cloudless.core.model import Assignment, DeviceClass, DeviceInfo, NodeUsage, ReplicaPhase, ReplicaStatus
-from cloudless.errors import Unavailable
+from cloudless.errors import FailedPrecondition, Unavailable
 from cloudless.testing.simloop import SimClock, run
 from cloudless.testing.simnet import LinkQuality, SimNetwork, SimStream
 
@@ -354,5 +354,38 @@ def test_garbage_instead_of_a_welcome_is_a_failed_attempt(on_world) -> None:
         async with w.running():
             await w.until(lambda: len(w.attempts) >= 3)
             assert not w.session.connected
+
+    on_world(story)
+
+
+class Contested:
+    """A stream that the coordinator ends after two seconds because another agent has this identity."""
+
+    def __init__(self, stream: SimStream) -> None:
+        self._stream = stream
+        self.send, self.close = stream.send, stream.close
+
+    async def receive(self) -> Any:
+        try:
+            async with asyncio.timeout(2):
+                return await self._stream.receive()
+        except TimeoutError:
+            raise FailedPrecondition("another agent connected", reason="SessionReplaced") from None
+
+
+def test_an_agent_whose_identity_is_taken_over_waits_for_minutes(on_world) -> None:
+    async def story(w: World) -> None:
+        w.acks = False
+        plain = w.session._connect
+
+        async def contested(address: str) -> Any:
+            return Contested(await plain(address))
+
+        w.session._connect = contested  # type: ignore[method-assign]
+        async with w.running():
+            await asyncio.sleep(400)
+        times = [at for at, _ in w.attempts]
+        pauses = [round(later - earlier - 2) for earlier, later in itertools.pairwise(times)]
+        assert pauses == [45, 90, 180]  # doubling from a minute, less what the jitter takes
 
     on_world(story)
