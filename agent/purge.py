@@ -18,7 +18,7 @@ from cloudless.agent.network.bridge import ReplicaNetworks
 from cloudless.agent.runtime.containerd import cgroups
 from cloudless.agent.runtime.containerd.client import Client
 from cloudless.agent.runtime.containerd.folders import Folders
-from cloudless.agent.runtime.containerd.purge import purge_namespace
+from cloudless.agent.runtime.containerd.purge import purge_namespace, remove_runtime_state
 from cloudless.agent.runtime.process.runtime import ProcessRuntime
 from cloudless.clock import SystemClock
 from cloudless.config import AgentConfig, load
@@ -40,6 +40,7 @@ async def remove_all(config: AgentConfig) -> list[str]:
         skipped.append(error.message)
     finally:
         await client.close()
+    await asyncio.to_thread(remove_runtime_state, runtime.containerd_namespace)
     folders = Folders(config.data_dir)
     networks = ReplicaNetworks(bridge=runtime.bridge, subnet=runtime.subnet, directory=folders.network)
     try:

@@ -30,6 +30,7 @@ _SOCKET_PATH_MAX = 100
 # compiled into the shim, whatever the configuration says
 _SHIM_SOCKETS = Path("/run/containerd/s")
 _RUNC_STATE = Path("/run/containerd/runc")
+_TASKS = "io.containerd.runtime.v2.task"  # below it, one directory for each namespace
 _CGROUPS = Path("/sys/fs/cgroup")
 _START_MS_MAX = 20_000
 
@@ -152,7 +153,7 @@ class PrivateContainerd:
         Repeatable. Raises ContainerdFailed if something refuses to end.
         """
         self._end((signal.SIGTERM, signal.SIGKILL))
-        bundles = list(self.state.glob("io.containerd.runtime.v2.task/*/*"))
+        bundles = list(self.state.glob(f"{_TASKS}/*/*"))
         cgroups = [path for bundle in bundles if (path := _cgroup_of(bundle))]
         leftovers = [process for bundle in bundles if (process := _init_of(bundle))]
         shims = with_arguments(lambda arguments: _is_shim_of(arguments, self.address))
@@ -170,7 +171,8 @@ class PrivateContainerd:
         if self.socket.parent != self.directory:
             with contextlib.suppress(OSError):
                 self.socket.parent.rmdir()
-        namespaces = {_RUNC_STATE / bundle.parent.name for bundle in bundles}
+        known = [*self.state.glob(f"{_TASKS}/*"), *self.root.glob(f"{_TASKS}/*")]
+        namespaces = {_RUNC_STATE / directory.name for directory in known}
         for directory in (*namespaces, _RUNC_STATE, _SHIM_SOCKETS, _SHIM_SOCKETS.parent):
             with contextlib.suppress(OSError):  # another containerd uses it
                 directory.rmdir()

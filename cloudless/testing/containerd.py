@@ -93,6 +93,9 @@ class AgentPlace:
         found += [f"cgroup {path}" for path in self.cgroups()]
         if (Path("/sys/class/net") / self.config.bridge).exists():
             found.append(f"bridge {self.config.bridge}")
+        state = Path("/run/containerd/runc") / self.config.containerd_namespace
+        if state.exists():
+            found.append(f"file {state}")
         if self.nft_table():
             found.append(f"table {table_name(self.config.bridge)}")
         if self.data_dir.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 from google.protobuf import empty_pb2
 
@@ -20,6 +21,8 @@ from cloudless.agent.runtime.containerd.client import TASK_TIMEOUT_S, Client
 from cloudless.agent.runtime.containerd.tasks import Tasks
 from cloudless.errors import CloudlessError, FailedPrecondition, NotFound
 
+# where the shim lets runc and crun keep their containers' states, whatever the daemon's configuration says
+_RUNTIME_STATE = Path("/run/containerd/runc")
 # a layer of an image per round, at least
 _ROUNDS_MAX = 600
 
@@ -53,6 +56,14 @@ async def purge_namespace(client: Client) -> bool:
     with contextlib.suppress(NotFound):
         await client.call(client.namespaces.Delete, request, timeout=TASK_TIMEOUT_S)
     return True
+
+
+def remove_runtime_state(namespace: str) -> None:
+    """Removes the folder that the OCI runtime keeps for a namespace, which nobody else does. Repeatable; one in use
+    stays."""
+    for directory in (_RUNTIME_STATE / namespace, _RUNTIME_STATE, _RUNTIME_STATE.parent):
+        with contextlib.suppress(OSError):
+            directory.rmdir()
 
 
 async def _snapshotters(client: Client) -> list[str]:

@@ -147,12 +147,11 @@ class ContainerdRuntime:
         records = await self._records(client)
         tasks = await client.call(client.tasks.List, tasks_pb2.ListTasksRequest())
         running = {task.id: task for task in tasks.tasks}
+        looks = [self._look(record, running.get(record.id)) for record in records if labels.CONTAINER in record.labels]
         found: defaultdict[str, list[ContainerView]] = defaultdict(list)
-        for record in records:
-            if labels.CONTAINER in record.labels:
-                view = await self._look(record, running.get(record.id))
-                if view is not None:
-                    found[view.replica_id].append(view)
+        for view in await asyncio.gather(*looks):
+            if view is not None:
+                found[view.replica_id].append(view)
         return [self._sandboxes[replica].view(found[replica]) for replica in sorted(self._sandboxes)]
 
     async def ensure_sandbox(self, sandbox: Sandbox) -> SandboxView:
