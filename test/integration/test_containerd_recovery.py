@@ -185,11 +185,15 @@ async def test_a_killed_shim_ends_its_container_and_the_next_attempt_runs(runtim
     view = await launch(runtime, make())
     shim = int(Path(f"/proc/{view.pid}/stat").read_text().rpartition(")")[2].split()[1])
     assert b"containerd-shim" in Path(f"/proc/{shim}/cmdline").read_bytes()
+    socket = runtime._started_tasks()._shim_socket("r1.main")
+    assert socket.is_socket()
     os.kill(shim, signal.SIGKILL)
     ended = await state_is(runtime, ContainerState.EXITED)
     assert ended.exit_code in (137, labels.LOST_EXIT_CODE)
     again = await runtime.start_container(make(), make().spec.containers[0], attempt=1)
     assert again.state is ContainerState.RUNNING
+    await runtime.remove_sandbox("r1")
+    assert not socket.exists()
 
 
 async def test_a_new_agent_adopts_everything_from_containerd_alone(place, runtime, unused_tcp_port):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -42,6 +43,7 @@ SPEC_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 _OPTIONS_TYPE = "containerd.runc.v1.Options"
 RUNTIME = "io.containerd.runc.v2"
+_SHIM_SOCKETS = Path("/run/containerd/s")  # compiled into the shim
 _KILL_WAIT_S = 30.0
 _CLEANUP_ROUNDS, _CLEANUP_ROUND_S = 50, 0.1
 # what the OCI runtimes say when the workload itself is at fault: program, working directory, user
@@ -163,6 +165,13 @@ class Tasks:
             await self._client.call(self._client.containers.Delete, request)
         if record.snapshot_key:
             await self.remove_snapshot(record.snapshotter, record.snapshot_key)
+        # a shim that was killed leaves it behind, and containerd does not look
+        await asyncio.to_thread(self._shim_socket(container_id).unlink, missing_ok=True)
+
+    def _shim_socket(self, container_id: str) -> Path:
+        """As the shim names it: the digest of daemon, namespace and container."""
+        name = "/".join((self._client.address, self._client.namespace, container_id))
+        return _SHIM_SOCKETS / hashlib.sha256(name.encode()).hexdigest()
 
     async def remove_snapshot(self, snapshotter: str, key: str) -> None:
         request = snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=key)
