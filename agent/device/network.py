@@ -29,11 +29,12 @@ def default_interface(system: System) -> str:
 def addresses(system: System) -> tuple[str, ...]:
     """Own addresses that others may reach: no loopback, no link-local ones. IPv4 first."""
     found: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = []
-    previous = ""
+    leaf = ""
     for line in system.read("/proc/net/fib_trie").splitlines():
-        if "/32 host LOCAL" in line:
-            found.append(ipaddress.IPv4Address(previous.split()[-1]))
-        previous = line
+        if "|--" in line:
+            leaf = line.split()[-1]
+        elif "/32 host LOCAL" in line:  # more than once where two interfaces have the address
+            found.append(ipaddress.IPv4Address(leaf))
     for line in system.read("/proc/net/if_inet6").splitlines():
         found.append(ipaddress.IPv6Address(int(line.split()[0], 16)))
     usable = {a for a in found if not (a.is_loopback or a.is_link_local or a.is_unspecified)}

@@ -25,8 +25,8 @@ from pathlib import Path
 from cloudless.dev import mounts
 from cloudless.dev.processes import ProcessId, end, with_arguments
 
-# sockaddr_un holds 108 bytes; containerd appends ".ttrpc" to the name of its second socket
-_SOCKET_PATH_MAX = 100
+# containerd refuses socket names over 104 bytes, and appends ".ttrpc" to the name of its second socket
+_SOCKET_PATH_MAX = 104 - len(".ttrpc")
 # compiled into the shim, whatever the configuration says
 _SHIM_SOCKETS = Path("/run/containerd/s")
 _RUNC_STATE = Path("/run/containerd/runc")

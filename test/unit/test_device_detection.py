@@ -29,6 +29,7 @@ TRIE = """Main:
 Local:
      |-- 10.0.0.7
         /32 host LOCAL
+        /32 host LOCAL
 """
 PROBES = {
     "seccomp": Finding(True, ""),
