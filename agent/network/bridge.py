@@ -90,6 +90,7 @@ class ReplicaNetworks:
             self._ports.claim(replica, ports.forwards(address, bindings), adopted=True)
         try:
             await self._run(self._make_bridge)
+            await self._run(self._reattach, frozenset(known))
             removed = await self._run(self._remove_unknown, frozenset(known))
         except OSError as error:
             raise FailedPrecondition(
@@ -166,37 +167,52 @@ class ReplicaNetworks:
             _IP_FORWARD.write_text("1")
             log.info("network.forwarding_enabled", setting="net.ipv4.ip_forward")
 
+    def _reattach(self, known: frozenset[str]) -> None:
+        """Links that lost their bridge go to the new one."""
+        with Netlink() as kernel:
+            bridge = kernel.link(self.bridge)
+            mine = {self._link_name(replica) for replica in known}
+            for link in kernel.links():
+                if bridge is not None and link.name in mine and link.master != bridge.index:
+                    kernel.set_master(link.index, master=bridge.index)
+
     def _set(self, name: str, value: str) -> None:
         Path(f"/proc/sys/net/ipv4/conf/{self.bridge}/{name}").write_text(value)
 
     def _make(self, replica_id: str, address: IPv4Address, hairpin: bool) -> None:
         path, outer = self.namespace_path(replica_id), self._link_name(replica_id)
         with Netlink() as kernel:
-            link = kernel.link(outer)
-            if link is not None and namespaces.exists(path):
-                return
-            if link is not None:
-                kernel.delete_link(link.index)
-            bridge = kernel.link(self.bridge)
+            link, bridge = kernel.link(outer), kernel.link(self.bridge)
             if bridge is None:
                 raise OSError(errno.ENODEV, f"the bridge {self.bridge} is gone")
-            namespaces.create(path)
-            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                kernel.add_veth(
-                    outer,
-                    master=bridge.index,
-                    peer=_INNER,
-                    peer_namespace=handle,
-                    # the same for the same address: neighbours who remember the last replica there go on
-                    peer_address=_HARDWARE_PREFIX + address.packed,
-                    mtu=_MTU,
-                )
-            finally:
-                os.close(handle)
+            if not namespaces.exists(path):  # what runs in one keeps it, whatever happened to the rest
+                if link is not None:
+                    kernel.delete_link(link.index)
+                    link = None
+                namespaces.create(path)
+            if link is None:
+                self._connect(kernel, outer, path, bridge=bridge.index, address=address)
+            elif link.master != bridge.index:
+                kernel.set_master(link.index, master=bridge.index)
+            # also for one that was there: an agent may have been killed before this
             namespaces.inside(path, lambda: self._configure(address))
         if hairpin:  # a replica may reach itself through its host port
             Path(f"/sys/class/net/{outer}/brport/hairpin_mode").write_text("1")
+
+    def _connect(self, kernel: Netlink, outer: str, path: Path, *, bridge: int, address: IPv4Address) -> None:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            kernel.add_veth(
+                outer,
+                master=bridge,
+                peer=_INNER,
+                peer_namespace=handle,
+                # the same for the same address: neighbours who remember the last replica there go on
+                peer_address=_HARDWARE_PREFIX + address.packed,
+                mtu=_MTU,
+            )
+        finally:
+            os.close(handle)
 
     def _configure(self, address: IPv4Address) -> None:
         with Netlink() as kernel:

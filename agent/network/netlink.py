@@ -105,6 +105,11 @@ class Netlink:
     def set_up(self, index: int) -> None:
         self._change(_RTM_NEWLINK, 0, struct.pack("=BxHiII", 0, 0, index, _IFF_UP, _IFF_UP))
 
+    def set_master(self, index: int, *, master: int) -> None:
+        """Puts a link on the bridge with index `master`. Repeatable."""
+        header = struct.pack("=BxHiII", 0, 0, index, 0, 0)
+        self._change(_RTM_NEWLINK, 0, header + _attribute(_IFLA_MASTER, struct.pack("=I", master)))
+
     def add_address(self, index: int, interface: IPv4Interface) -> None:
         """Repeatable."""
         local = interface.ip.packed

@@ -272,6 +272,38 @@ async def test_what_a_reboot_took_is_made_again_with_the_same_address(network):
         assert ask(address, 80).startswith("one")
 
 
+async def test_a_network_that_was_only_half_made_is_completed(network, monkeypatch):
+    """The agent is killed at each step of making it."""
+    for number, step in enumerate(("_connect", "_configure")):
+        name = f"half{number}"
+
+        def killed(*_arguments, **_more):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(network, step, killed)
+            with pytest.raises(KeyboardInterrupt):
+                network._make(name, network.reserve(name), False)
+        address = await network.ensure(name, [])
+        with serving(network, name, 80):
+            assert ask(address, 80).startswith(name)
+
+
+async def test_what_runs_keeps_its_namespace_when_bridge_or_link_are_lost(network):
+    address = await network.ensure("one", [])
+    other = await network.ensure("two", [])
+    with serving(network, "one", 80):
+        with Netlink() as kernel:
+            kernel.delete_link(kernel.link(network.bridge).index)
+        await network.start({"one": (address, []), "two": (other, [])})
+        assert ask(address, 80).startswith("one")
+        assert ask_from(network, "two", address, 80).startswith("one")
+        with Netlink() as kernel:
+            kernel.delete_link(kernel.link(network._link_name("one")).index)
+        assert await network.ensure("one", []) == address
+        assert ask(address, 80).startswith("one")
+
+
 async def test_a_bridges_name_that_is_taken_by_another_link_is_refused(clean, tmp_path):
     name = clean("c")
     subprocess.run(["ip", "link", "add", name, "type", "veth", "peer", "name", clean("d")], check=True)
