@@ -104,6 +104,7 @@ class Authentication:
             name=who.name,
             spiffe_id=str(who),
             certificate_expires_at_ms=certificate.expires_at_ms,
+            certificate_ttl_ms=certificate.expires_at_ms - issued_at_ms(certificate),
             bindings=bindings,
         )
 

@@ -21,6 +21,7 @@ class Principal:
     name: str
     spiffe_id: str
     certificate_expires_at_ms: int
+    certificate_ttl_ms: int = 0  # the life that it was issued for
     bindings: tuple[RoleBinding, ...] = ()
 
     @property

@@ -72,8 +72,9 @@ class Users(control_pb2_grpc.UserServiceServicer):
         )
 
     async def RenewUserCertificate(self, request: Any, context: Any) -> Any:
+        """For the life that the present certificate was given: who was let in for an hour is not let in for a month."""
         name = current().caller.name
-        issued = self._sign(request.csr_der, name, 0)
+        issued = self._sign(request.csr_der, name, current().caller.certificate_ttl_ms)
         _log_issued(issued, name)
         return control_pb2.RenewUserCertificateResponse(
             certificate_chain_pem=issued.chain_pem.decode(), expires_at_ms=issued.expires_at_ms
