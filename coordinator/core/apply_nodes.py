@@ -10,6 +10,7 @@ from cloudless.coordinator.core import amounts, lifecycle
 from cloudless.coordinator.core.apply_tokens import pattern_admits
 from cloudless.coordinator.core.commands import EnrollNode, RemoveNode, RenewCertificate, ReportNode, UpdateNode
 from cloudless.coordinator.core.outcome import ApplyResult
+from cloudless.coordinator.core.state import State
 from cloudless.coordinator.core.transition import Transition
 from cloudless.core.labels import is_dns_label, is_label_key, is_label_value
 from cloudless.core.model import JoinToken, Node, NodeState, Replica, Severity, Taint
@@ -20,22 +21,8 @@ _USED_BY_KEPT: Final = 1000  # names kept with a token that admits many
 
 def enroll_node(t: Transition, command: EnrollNode) -> ApplyResult:
     name = command.node_id
-    if not is_dns_label(name):
-        raise InvalidArgument(
-            f"{name!r} is no node name",
-            reason="BadNodeName",
-            remedy="use at most 63 of a-z, 0-9 and -, with a letter or digit at both ends",
-        )
-    if not command.public_key_sha256:
-        raise InvalidArgument("a node enrols with a key", reason="NodeKeyMissing")
-    token = _admitting_token(t, command)
+    token = admitting_token(t.state, command, now_ms=t.now_ms)
     before = t.state.nodes.get(name)
-    if before is not None and before.public_key_sha256 != command.public_key_sha256:
-        raise AlreadyExists(
-            f"a node named {name} exists and has another key",
-            reason="NodeKeyMismatch",
-            remedy=f"give this device another name, or remove the old node first: cloudlessctl node remove {name}",
-        )
     used_by = (*(n for n in token.used_by if n != name), name)[-_USED_BY_KEPT:]
     t.put_token(dataclasses.replace(token, uses=token.uses + 1, used_by=used_by))
     node = before or Node(id=name, state=NodeState.ENROLLING, state_since_ms=t.now_ms)
@@ -65,14 +52,37 @@ def enroll_node(t: Transition, command: EnrollNode) -> ApplyResult:
     return t.accepted("created" if before is None else "updated")
 
 
-def _admitting_token(t: Transition, command: EnrollNode) -> JoinToken:
-    token = t.state.tokens.get(command.token_id)
+def admitting_token(state: State, command: EnrollNode, *, now_ms: int) -> JoinToken:
+    """The token that admits the node. Raises what the enrolment is refused with: TokenRefused, InvalidArgument
+    (BadNodeName, NodeKeyMissing), AlreadyExists (NodeKeyMismatch)."""
+    name = command.node_id
+    if not is_dns_label(name):
+        raise InvalidArgument(
+            f"{name!r} is no node name",
+            reason="BadNodeName",
+            remedy="use at most 63 of a-z, 0-9 and -, with a letter or digit at both ends",
+        )
+    if not command.public_key_sha256:
+        raise InvalidArgument("a node enrols with a key", reason="NodeKeyMissing")
+    token = _usable_token(state, command, now_ms=now_ms)
+    before = state.nodes.get(name)
+    if before is not None and before.public_key_sha256 != command.public_key_sha256:
+        raise AlreadyExists(
+            f"a node named {name} exists and has another key",
+            reason="NodeKeyMismatch",
+            remedy=f"give this device another name, or remove the old node first: cloudlessctl node remove {name}",
+        )
+    return token
+
+
+def _usable_token(state: State, command: EnrollNode, *, now_ms: int) -> JoinToken:
+    token = state.tokens.get(command.token_id)
     fresh = "create a new one: cloudlessctl token create"
     if token is None:
         raise TokenRefused("the join token is not known here", reason="TokenUnknown", remedy=fresh)
     if token.revoked:
         raise TokenRefused(f"join token {token.id} was revoked", reason="TokenRevoked", remedy=fresh)
-    if t.now_ms >= token.expires_at_ms:
+    if now_ms >= token.expires_at_ms:
         raise TokenRefused(f"join token {token.id} has expired", reason="TokenExpired", remedy=fresh)
     if token.uses >= token.max_uses:
         uses = "its one use" if token.max_uses == 1 else f"all its {token.max_uses} uses"

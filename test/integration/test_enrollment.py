@@ -95,7 +95,9 @@ async def test_a_device_becomes_a_node(fabric: RunningCoordinator) -> None:
 async def test_a_used_up_token_is_refused(fabric: RunningCoordinator) -> None:
     jwt = await fabric.token(node_pattern="*")
     await enroll(jwt, "n1")
+    index = fabric.store.snapshot.index
     assert await _refusal(fabric, jwt, "n2") == ("UNAUTHENTICATED", "TokenUsedUp")
+    assert fabric.store.snapshot.index == index, "a spent token writes nothing into the log"
 
 
 async def test_an_expired_token_is_refused(fabric: RunningCoordinator, clock: Clock) -> None:
