@@ -36,6 +36,7 @@ REPORTS_PER_ENTRY_MAX = 500
 # What a node says goes into the log: no node may fill it with one message.
 DEVICE_BYTES_MAX = 64 * 1024
 STATUS_BYTES_MAX = 64 * 1024
+_ID_LENGTH_MAX = 128
 RETRY_DELAY_MS_MIN = 100
 RETRY_DELAY_MS_MAX = 5_000
 
@@ -78,8 +79,8 @@ class AgentSession:
         addresses: Sequence[str],
     ) -> None:
         self.node_id = node_id
-        self.instance_id = hello.instance_id
-        self.boot_id = hello.boot_id
+        self.instance_id = hello.instance_id[:_ID_LENGTH_MAX]
+        self.boot_id = hello.boot_id[:_ID_LENGTH_MAX]
         self.usage: NodeUsage | None = None
         self.clock_skew_ms = hello.wall_clock_ms - clock.now_ms() if hello.wall_clock_ms else 0
         self.heard_at_ms = clock.monotonic_ms()

@@ -17,6 +17,8 @@ from cloudless.errors import InvalidArgument
 Operator = Literal["in", "notin", "exists", "absent"]
 
 _LENGTH_MAX: Final = 4096
+_TERMS_MAX: Final = 64  # every object of a list is compared with each
+_VALUES_MAX: Final = 256  # of one term
 _TERM: Final = re.compile(
     r"\s*(?:"
     r"(?P<set>[^\s,=!()]+)\s+(?P<op>in|notin)\s*\((?P<values>[^()]*)\)"
@@ -85,6 +87,8 @@ def parse(text: str) -> Selector:
         if found is None or (found.end() < len(text) and text[found.end()] != ","):
             raise _refused(f"cannot read the label selector {text!r} from {text[position:].strip()[:40]!r} on")
         requirements.append(_requirement(found))
+        if len(requirements) > _TERMS_MAX:
+            raise _refused(f"a label selector has at most {_TERMS_MAX} terms")
         if found.end() == len(text):
             return Selector(tuple(requirements))
         position = found.end() + 1
@@ -103,6 +107,8 @@ def _requirement(found: re.Match[str]) -> Requirement:
         values = ()
     if not is_label_key(key):
         raise _refused(f"{key!r} in the label selector is not a label key")
+    if len(values) > _VALUES_MAX:
+        raise _refused(f"a term of a label selector has at most {_VALUES_MAX} values")
     for value in values:
         if not is_label_value(value):
             raise _refused(f"{value!r} in the label selector is not a label value")

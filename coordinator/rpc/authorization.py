@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import prometheus_client
 import structlog
-from prometheus_client import Counter
 
 from cloudless.clock import Clock
 from cloudless.coordinator.core.roles import EVERYWHERE
@@ -16,13 +17,17 @@ from cloudless.coordinator.rpc.access import TABLE, Rule, Scope, described
 from cloudless.coordinator.rpc.authentication import Authentication, expired
 from cloudless.coordinator.rpc.call import Call, Principal
 from cloudless.coordinator.rpc.pipeline import Proceed
-from cloudless.errors import CloudlessError, InvalidArgument, PermissionDenied
+from cloudless.errors import CloudlessError, InvalidArgument, PermissionDenied, ResourceExhausted
 
-DENIED = Counter("cloudless_authz_denied_total", "Calls of known callers that were denied.", ["method", "reason"])
+DENIED = prometheus_client.Counter(
+    "cloudless_authz_denied_total", "Calls of known callers that were denied.", ["method", "reason"]
+)
 
 log = structlog.get_logger(__name__)
 
 _FIRST_MESSAGE_S = 30.0
+# Open streams of one caller: a node's channels (at most 256) beside its session, or a person's watches.
+STREAMS_PER_CALLER_MAX = 512
 _NEVER_MS = 2**63
 
 
@@ -40,7 +45,8 @@ class _Stream:
 
 
 class Authorization:
-    """Refuses with PermissionDenied (reasons NotForThisCaller, RoleRequired) or lets pass.
+    """Refuses with PermissionDenied (reasons NotForThisCaller, RoleRequired), a stream too many with
+    ResourceExhausted (TooManyStreams), or lets pass.
 
     A stream outlives the moment of its authorisation: `watch_streams` ends those whose caller lost the right.
     """
@@ -50,6 +56,7 @@ class Authorization:
         self._state = state
         self._clock = clock
         self._streams: set[_Stream] = set()
+        self._held: Counter[str] = Counter()  # open streams by caller
         self._earliest_expiry_ms = _NEVER_MS
         self._ending: CloudlessError | None = None
 
@@ -106,6 +113,14 @@ class Authorization:
     async def _guarded(self, stream: _Stream, request: Any, proceed: Proceed) -> Any:
         if self._ending is not None:
             raise self._ending
+        who = stream.call.caller.actor
+        if self._held[who] >= STREAMS_PER_CALLER_MAX:
+            raise ResourceExhausted(
+                f"{who} has {STREAMS_PER_CALLER_MAX} open streams",
+                reason="TooManyStreams",
+                remedy="end some watches, logs or exec sessions",
+            )
+        self._held[who] += 1
         self._streams.add(stream)
         self._earliest_expiry_ms = min(self._earliest_expiry_ms, stream.call.caller.certificate_expires_at_ms)
         try:
@@ -117,6 +132,9 @@ class Authorization:
             raise stream.refusal from None
         finally:
             self._streams.discard(stream)
+            self._held[who] -= 1
+            if not self._held[who]:
+                del self._held[who]
 
     def _still(self, stream: _Stream, now_ms: int) -> None:
         caller = stream.call.caller

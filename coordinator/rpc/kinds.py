@@ -23,6 +23,7 @@ class Collection(Generic[T]):
     name: str
     table: Callable[[State], Mapping[Any, T]]
     key: Callable[[T], Key]
+    key_parts: int  # 1: a text; 2: a pair of them
     namespace: Callable[[T], str]  # empty: cluster-wide
     labels: Callable[[State, T], Mapping[str, str]]
     touched: Callable[[Change], Iterable[Key]]
@@ -52,6 +53,7 @@ NODES: Collection[Node] = Collection(
     name="node",
     table=lambda state: state.nodes,
     key=lambda node: node.id,
+    key_parts=1,
     namespace=lambda node: "",
     labels=lambda state, node: labels_of(node),
     touched=_own_key("node"),
@@ -60,6 +62,7 @@ WORKLOADS: Collection[WorkloadRecord] = Collection(
     name="workload",
     table=lambda state: state.workloads,
     key=lambda record: (record.metadata.namespace, record.metadata.name),
+    key_parts=2,
     namespace=lambda record: record.metadata.namespace,
     labels=lambda state, record: record.metadata.labels,
     touched=_workload_touched,
@@ -68,6 +71,7 @@ REPLICAS: Collection[Replica] = Collection(
     name="replica",
     table=lambda state: state.replicas,
     key=lambda replica: replica.id,
+    key_parts=1,
     namespace=lambda replica: replica.namespace,
     labels=_workload_labels,
     touched=_own_key("replica"),
@@ -76,6 +80,7 @@ TOKENS: Collection[JoinToken] = Collection(
     name="token",
     table=lambda state: state.tokens,
     key=lambda token: token.id,
+    key_parts=1,
     namespace=lambda token: "",
     labels=_nothing,
     touched=_own_key("token"),

@@ -147,15 +147,15 @@ def decode_token(token: str, collection: Collection[Any], digest: str) -> tuple[
         name, asked, revision, last = fields
     except (ValueError, TypeError, binascii.Error, RecursionError):
         raise bad from None
-    if name != collection.name or asked != digest or type(revision) is not int or revision < 0:
+    # Anybody can write one: what does not fit the kind's keys or a message's numbers must not get further.
+    if name != collection.name or asked != digest or type(revision) is not int or not 0 <= revision < 2**63:
         raise bad
-    if isinstance(last, list) and len(last) == 2 and all(isinstance(part, str) for part in last):
-        key: Key = (last[0], last[1])
-    elif isinstance(last, str):
-        key = last
-    else:
+    parts = [last] if collection.key_parts == 1 else last
+    if not isinstance(parts, list) or len(parts) != collection.key_parts:
         raise bad
-    return revision, key
+    if not all(isinstance(part, str) for part in parts):
+        raise bad
+    return revision, parts[0] if len(parts) == 1 else tuple(parts)
 
 
 def by_prefix(collection: Collection[T], state: State, text: str, *, namespace: str = "") -> T:

@@ -53,12 +53,19 @@ _FIRST_MESSAGE_S: Final = 1.0
 # Clients ping idle connections every ten seconds. gRPC's own limit is one ping in five minutes; a connection with
 # nothing but a quiet watch on it would be closed as abusive after half a minute.
 _PINGS: Final[Option] = ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_INTERVAL_MS // 2)
-_API_OPTIONS: Final[Sequence[Option]] = (*SERVER_OPTIONS, _PINGS, ("grpc.max_concurrent_streams", 1024))
+# A stranger who does not finish the TLS handshake holds a connection for no longer.
+_HANDSHAKE: Final[Option] = ("grpc.server_handshake_timeout_ms", 10_000)
+_API_OPTIONS: Final[Sequence[Option]] = (*SERVER_OPTIONS, _PINGS, _HANDSHAKE, ("grpc.max_concurrent_streams", 1024))
 _ENROLL_OPTIONS: Final[Sequence[Option]] = (
     *(option for option in SERVER_OPTIONS if option[0] != "grpc.max_receive_message_length"),
     _PINGS,
+    _HANDSHAKE,
     ("grpc.max_receive_message_length", ENROLL_MESSAGE_BYTES),
     ("grpc.max_concurrent_streams", 64),
+    # Strangers get in here: calls whose request never comes end with their connection.
+    ("grpc.max_connection_idle_ms", 30_000),
+    ("grpc.max_connection_age_ms", 60_000),
+    ("grpc.max_connection_age_grace_ms", ENROLL_DEADLINE_MS),
 )
 
 API_SERVICES: Final = tuple(

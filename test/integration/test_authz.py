@@ -16,6 +16,7 @@ from prometheus_client import REGISTRY
 
 from cloudless.api.v1 import control_pb2, control_pb2_grpc, session_pb2, session_pb2_grpc
 from cloudless.clock import SystemClock
+from cloudless.coordinator.rpc import authorization
 from cloudless.coordinator.rpc.access import OPEN, TABLE
 from cloudless.core.model import Role
 from cloudless.errors import CloudlessError, Unauthenticated
@@ -211,7 +212,9 @@ async def test_who_am_i_and_a_renewed_certificate(c: RunningCoordinator) -> None
         answer = await stub.RenewUserCertificate(
             control_pb2.RenewUserCertificateRequest(csr_der=make_csr(key, vera.spiffe_id))
         )
-        assert answer.expires_at_ms > vera.expires_at_ms
+        assert vera.expires_at_ms - 1000 <= answer.expires_at_ms <= vera.expires_at_ms + 30_000, (
+            "its life stays a minute"
+        )
         posing = make_csr(key, SpiffeId(TRUST_DOMAIN, "user", "admin"))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.RenewUserCertificate(control_pb2.RenewUserCertificateRequest(csr_der=posing))
@@ -232,6 +235,32 @@ async def test_a_revoked_person_is_out_at_once_and_open_streams_end(c: RunningCo
             await asyncio.wait_for(watch.read(), 10)
         error = error_from_rpc(ended.value)
         assert (type(error), error.reason) == (Unauthenticated, "UserRevoked")
+
+
+async def test_one_caller_cannot_open_streams_without_end(
+    c: RunningCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authorization, "STREAMS_PER_CALLER_MAX", 2)
+    vera = await c.user("vera", (Role.VIEWER, "*"))
+    async with c.channel(vera) as channel, c.channel() as admin:
+        workloads = control_pb2_grpc.WorkloadServiceStub(channel)
+        watches = [workloads.WatchWorkloads(control_pb2.WatchWorkloadsRequest()) for _ in range(2)]
+        for watch in watches:
+            assert (await watch.read()).synced
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await workloads.WatchWorkloads(control_pb2.WatchWorkloadsRequest()).read()
+        assert error_from_rpc(refused.value).reason == "TooManyStreams"
+        other = control_pb2_grpc.WorkloadServiceStub(admin).WatchWorkloads(control_pb2.WatchWorkloadsRequest())
+        assert (await other.read()).synced, "the limit is each caller's own"
+        watches[0].cancel()
+        async with asyncio.timeout(10):
+            while True:
+                again = workloads.WatchWorkloads(control_pb2.WatchWorkloadsRequest())
+                try:
+                    assert (await again.read()).synced
+                    break
+                except grpc.aio.AioRpcError:
+                    await asyncio.sleep(0.01)
 
 
 async def test_reflection_lists_the_services_to_a_person(c: RunningCoordinator) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +91,7 @@ class Watch:
 
 
 def _call(*bindings: RoleBinding) -> Call:
-    principal = Principal("user", "alice", "spiffe://f/user/alice", 0, bindings)
+    principal = Principal("user", "alice", "spiffe://f/user/alice", 0, bindings=bindings)
     return Call("/m", None, False, False, {}, principal=principal)
 
 
@@ -173,6 +175,29 @@ def test_no_page_token_breaks_the_decoder(token: str) -> None:
     except CloudlessError as error:
         reasons.append(error.reason)
     assert set(reasons) <= {"BadPageToken"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ["workload", "", 1, "a"],
+        ["workload", "", 1, ["a"]],
+        ["workload", "", 1, ["a", 2]],
+        ["workload", "", 1, ["a", "b", "c"]],
+        ["workload", "", 2**63, ["a", "b"]],
+        ["workload", "", -1, ["a", "b"]],
+        ["workload", "", True, ["a", "b"]],
+        ["node", "", 1, "a"],
+        ["workload", "other", 1, ["a", "b"]],
+        {"workload": 1},
+        "workload",
+    ],
+)
+def test_a_page_token_that_somebody_made_up_is_refused(fields: Any) -> None:
+    token = base64.urlsafe_b64encode(json.dumps(fields).encode()).decode().rstrip("=")
+    with pytest.raises(InvalidArgument) as caught:
+        listing.decode_token(token, WORKLOADS, "")
+    assert caught.value.reason == "BadPageToken"
 
 
 def test_large_objects_make_short_pages() -> None:

@@ -61,6 +61,22 @@ def test_written_back_it_reads_the_same(text: str) -> None:
     assert selectors.parse(str(selector)) == selector
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        ",".join(f"!k{number}" for number in range(65)),
+        f"a in ({','.join(f'v{number}' for number in range(257))})",
+        "a" * 5000,
+        " " * 4000 + ")",
+        "a " * 2000,
+    ],
+    ids=["terms", "values", "text", "spaces", "words"],
+)
+def test_what_would_cost_too_much_is_refused_at_once(text: str) -> None:
+    with pytest.raises(InvalidArgument):
+        selectors.parse(text)
+
+
 @given(st.text(max_size=60))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:

@@ -17,9 +17,10 @@ from cloudless.coordinator.rpc.kinds import NODES
 from cloudless.coordinator.rpc.services.backend import Backend, required
 from cloudless.coordinator.rpc.services.interactive import raise_failure, received
 from cloudless.coordinator.rpc.streams import GrpcMessageStream
-from cloudless.errors import CloudlessError, InvalidArgument, Unavailable
+from cloudless.errors import CloudlessError, InvalidArgument, ResourceExhausted, Unavailable
 
 PROGRESS_BYTES: Final = 4 * 2**20
+IMAGES_MAX: Final = 5000  # that one node may name in one answer
 
 ImportStream = GrpcMessageStream[control_pb2.ImportImageResponse, control_pb2.ImportImageRequest]
 
@@ -107,6 +108,10 @@ async def _images(channel: NodeChannel) -> list[session_pb2.ImageInfo]:
         frame = await received(channel)
         kind = frame.WhichOneof("frame")
         if kind == "image":
+            if len(images) == IMAGES_MAX:
+                raise ResourceExhausted(
+                    f"node {channel.node_id} names more than {IMAGES_MAX} images", reason="TooManyImages"
+                )
             images.append(frame.image)
         elif kind == "end":
             raise_failure(frame.end)
