@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, TextIO
 
 import structlog
@@ -18,19 +18,30 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 _SECRET_KEY = re.compile(r"(token|jwt|password|secret|private_key|key_pem|authorization)$", re.IGNORECASE)
 _JWT = re.compile(r"eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}")
 _REDACTED = "[redacted]"
+_DEPTH_MAX = 4
 
 
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Takes out values under secret-looking keys, JWTs inside any text, and private keys."""
+    """Takes out values under secret-looking keys, JWTs inside any text, and private keys, at any depth."""
     for key, value in event.items():
-        if _SECRET_KEY.search(key):
-            event[key] = _REDACTED
-        elif isinstance(value, str):
-            if "PRIVATE KEY" in value:
-                event[key] = _REDACTED
-            elif "eyJ" in value:
-                event[key] = _JWT.sub(_REDACTED, value)
+        event[key] = _REDACTED if _SECRET_KEY.search(key) else _cleaned(value)
     return event
+
+
+def _cleaned(value: Any, depth: int = 0) -> Any:
+    if isinstance(value, str):
+        if "PRIVATE KEY" in value:
+            return _REDACTED
+        return _JWT.sub(_REDACTED, value) if "eyJ" in value else value
+    if depth < _DEPTH_MAX:
+        if isinstance(value, Mapping):
+            return {
+                key: _REDACTED if _SECRET_KEY.search(str(key)) else _cleaned(item, depth + 1)
+                for key, item in value.items()
+            }
+        if isinstance(value, list | tuple | set | frozenset):
+            return [_cleaned(item, depth + 1) for item in value]
+    return value
 
 
 def add_trace(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -57,7 +68,7 @@ def configure(config: LogConfig, component: str, *, stream: TextIO | None = None
         return event
 
     final: list[Any] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        [structlog.processors.JSONRenderer()]
         if config.format == "json"
         else [structlog.dev.ConsoleRenderer(colors=out.isatty())]
     )
@@ -68,6 +79,7 @@ def configure(config: LogConfig, component: str, *, stream: TextIO | None = None
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             add_component,
             add_trace,
+            structlog.processors.format_exc_info,  # before secrets are taken out: an error may quote one
             redact,
             *final,
         ],

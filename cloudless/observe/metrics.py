@@ -17,6 +17,7 @@ from cloudless.errors import FailedPrecondition, InvalidArgument
 
 _REQUEST_LIMIT_BYTES = 8192
 _REQUEST_TIMEOUT_S = 5.0
+_REQUESTS_AT_ONCE = 32
 
 BUILD_INFO = Info("cloudless_build", "Version of the running program.")
 
@@ -43,10 +44,17 @@ async def serve(config: MetricsConfig, *, health: Callable[[], bool]) -> Metrics
     if not config.listen:
         return None
     host, separator, port = config.listen.rpartition(":")
-    if not separator or not port.isdigit():
+    if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise InvalidArgument(f"metrics.listen {config.listen!r} is not HOST:PORT", reason="BadSetting")
 
+    under_way = 0
+
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal under_way
+        if under_way >= _REQUESTS_AT_ONCE:
+            writer.transport.abort()
+            return
+        under_way += 1
         try:
             async with asyncio.timeout(_REQUEST_TIMEOUT_S):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -56,11 +64,13 @@ async def serve(config: MetricsConfig, *, health: Callable[[], bool]) -> Metrics
                     "Connection: close\r\n\r\n".encode()
                     + body
                 )
-                await writer.drain()
-        except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
+                writer.close()
+                await writer.wait_closed()  # all of it is on its way
+        except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
             pass  # a peer that does not finish its request gets no answer
         finally:
-            writer.close()
+            under_way -= 1
+            writer.transport.abort()  # a peer that does not read its answer is not waited for
 
     try:
         server = await asyncio.start_server(handle, host.strip("[]"), int(port), limit=_REQUEST_LIMIT_BYTES)

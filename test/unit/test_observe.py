@@ -1,6 +1,7 @@
 """Logs hide secrets, metrics answer on their listener, settings load from every source."""
 
 import asyncio
+import contextlib
 import io
 import json
 
@@ -38,9 +39,15 @@ def test_secrets_never_reach_the_log(logged):
         pem="-----BEGIN PRIVATE KEY-----\nabc",
         db_password="hunter2",
         token_id="t1",
+        inside=[{"password": "hunter2", "text": jwt}, (jwt,)],
     )
-    (line,) = logged()
-    text = json.dumps(line)
+    try:
+        raise ValueError(f"cannot read {jwt}")
+    except ValueError:
+        structlog.get_logger("x").error("enrollment.failed", exc_info=True)
+    line, failed = logged()
+    assert "ValueError: cannot read [redacted]" in failed["exception"]
+    text = json.dumps([line, failed])
     assert jwt not in text
     assert "hunter2" not in text
     assert "abc" not in text
@@ -76,6 +83,28 @@ async def test_metrics_health_and_unknown_paths():
     assert (await _get(server.address, "/metrics", "POST"))[0] == 405
     with pytest.raises(FailedPrecondition, match="cannot listen"):
         await metrics.serve(MetricsConfig(listen=server.address), health=lambda: True)
+    await server.close()
+
+
+async def test_peers_that_ask_slowly_or_do_not_read_hold_nothing_up(monkeypatch):
+    monkeypatch.setattr(metrics, "_REQUEST_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(metrics, "_REQUESTS_AT_ONCE", 2)
+    server = await metrics.serve(MetricsConfig(listen="127.0.0.1:0"), health=lambda: True)
+    assert server is not None
+    host, port = server.address.rsplit(":", 1)
+    silent = [await asyncio.open_connection(host, int(port)) for _ in range(2)]
+    for _, writer in silent:
+        writer.write(b"GET /metrics HTTP/1.1\r\n")
+    await asyncio.sleep(0)
+    surplus, writer = await asyncio.open_connection(host, int(port))
+    with contextlib.suppress(ConnectionError):
+        assert await surplus.read() == b""
+    writer.close()
+    for reader, writer in silent:
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+        writer.close()
+    assert (await _get(server.address, "/healthz"))[0] == 200
     await server.close()
 
 
