@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import secrets
 import subprocess
 import uuid
+from ipaddress import IPv4Address
 from pathlib import Path
+from socket import AF_INET
+
+import psutil
 
 from cloudless.agent.network.ports import table_name
 from cloudless.agent.purge import remove_all
@@ -121,7 +126,6 @@ class ContainerdMachine:
     def __init__(self, directory: Path) -> None:
         self.daemon = containerd.PrivateContainerd(directory / "containerd")
         self.box_archive = directory / "box.tar"
-        self._agents = 0
 
     def start(self) -> None:
         self.daemon.start()
@@ -132,7 +136,18 @@ class ContainerdMachine:
 
     def agent(self, data_dir: Path) -> AgentPlace:
         """A place for one more agent, with a subnet of its own."""
-        self._agents += 1
         snapshotter = "overlayfs" if containerd.overlay_possible(self.daemon.directory) else "native"
-        subnet = f"10.{210 + self._agents // 250 % 20}.{self._agents % 250}.0/24"
-        return AgentPlace.new(data_dir, address=self.daemon.address, snapshotter=snapshotter, subnet=subnet)
+        return AgentPlace.new(data_dir, address=self.daemon.address, snapshotter=snapshotter, subnet=spare_subnet())
+
+
+def spare_subnet() -> str:
+    """A /24 that no link of this machine uses; by chance, so that test runs beside each other differ."""
+    used = {tuple(address.packed[:3]) for address in local_addresses()}
+    while (chosen := (10, 208 + secrets.randbelow(32), secrets.randbelow(256))) in used:
+        continue
+    return f"{chosen[0]}.{chosen[1]}.{chosen[2]}.0/24"
+
+
+def local_addresses() -> list[IPv4Address]:
+    entries = [entry for entries in psutil.net_if_addrs().values() for entry in entries]
+    return [IPv4Address(entry.address) for entry in entries if entry.family == AF_INET]

@@ -20,6 +20,7 @@ from cloudless.core.model import PortBinding
 from cloudless.core.spec import Protocol
 from cloudless.dev import mounts
 from cloudless.errors import FailedPrecondition
+from cloudless.testing.containerd import spare_subnet
 from cloudless.testing.fabric import require_containerd
 
 pytestmark = [pytest.mark.containerd, pytest.mark.xdist_group("replica-networks")]
@@ -49,7 +50,7 @@ def clean(tmp_path):
 
 @pytest_asyncio.fixture
 async def network(clean, tmp_path):
-    network = ReplicaNetworks(bridge=clean("a"), subnet="10.231.1.0/24", directory=tmp_path / "netns")
+    network = ReplicaNetworks(bridge=clean("a"), subnet=spare_subnet(), directory=tmp_path / "netns")
     await network.start({})
     try:
         yield network
@@ -227,7 +228,7 @@ async def test_a_host_port_in_use_is_refused_and_leaves_no_network(network, unus
 
 async def test_two_agents_coexist_and_removing_one_leaves_the_other(network, clean, tmp_path, unused_tcp_port_factory):
     ports = unused_tcp_port_factory(), unused_tcp_port_factory()
-    other = ReplicaNetworks(bridge=clean("b"), subnet="10.231.2.0/24", directory=tmp_path / "other")
+    other = ReplicaNetworks(bridge=clean("b"), subnet=spare_subnet(), directory=tmp_path / "other")
     await other.start({})
     try:
         await network.ensure("same", [PortBinding("http", 80, ports[0])])
@@ -308,7 +309,7 @@ async def test_a_bridges_name_that_is_taken_by_another_link_is_refused(clean, tm
     name = clean("c")
     subprocess.run(["ip", "link", "add", name, "type", "veth", "peer", "name", clean("d")], check=True)
     try:
-        network = ReplicaNetworks(bridge=name, subnet="10.231.3.0/24", directory=tmp_path / "netns")
+        network = ReplicaNetworks(bridge=name, subnet=spare_subnet(), directory=tmp_path / "netns")
         with pytest.raises(FailedPrecondition) as refused:
             await network.start({})
         assert refused.value.reason == "NetworkUnavailable"
