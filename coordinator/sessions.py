@@ -1,15 +1,12 @@
 """The session hub: every node's session on this coordinator, and what their silence means.
 
 gRPC-free: it serves any MessageStream, so that the simulator runs it as it is. `start` begins two loops: one follows
-the store and tells each session when its node's assignments changed; one records nodes that fell silent. Leases are
-kept here, on the monotonic clock, and are never entries of the log; only transitions are.
+the store and tells each session when its node's assignments changed; one records nodes that fell silent (`leases`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import dataclasses
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,18 +19,17 @@ from cloudless.clock import Clock
 from cloudless.config import SessionConfig
 from cloudless.coordinator.agent_session import AgentSession, SessionStream, broke, removed
 from cloudless.coordinator.channels import ChannelStream, ChannelTable, NodeChannel, not_connected
-from cloudless.coordinator.core.commands import ReportNode
-from cloudless.coordinator.core.liveness import NO_CONTACT, Contact, Judgement, Terms, judge, same_assignment
+from cloudless.coordinator.core.liveness import same_assignment
 from cloudless.coordinator.core.state import State
+from cloudless.coordinator.leases import Leases
 from cloudless.coordinator.store import Batch, Store
-from cloudless.core.model import Node, NodeState, NodeUsage
+from cloudless.core.model import NodeUsage
 from cloudless.errors import (
     CloudlessError,
     Compacted,
     DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
-    PermissionDenied,
     Unavailable,
     WatchLagged,
 )
@@ -41,14 +37,10 @@ from cloudless.errors import (
 log = structlog.get_logger(__name__)
 
 HELLO_TIMEOUT_MS = 10_000
-_LOOK_INTERVAL_MS_MIN = 100
-_LOOK_INTERVAL_MS_MAX = 10_000
-_PROPOSALS_AT_ONCE = 128
 _LOOP_RESTART_DELAY_S = 1.0
 
 SESSIONS = Gauge("cloudless_sessions", "Agents connected to this coordinator.")
 SESSIONS_ENDED = Counter("cloudless_sessions_ended_total", "Sessions that ended, by cause.", ["cause"])
-TRANSITIONS = Counter("cloudless_node_transitions_total", "Nodes recorded as unreachable or lost.", ["state"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +76,9 @@ class SessionHub:
         self._config = config
         self._addresses = coordinator_addresses
         self._coordinator_id = coordinator_id
-        self._terms = Terms.of(
-            heartbeat_interval_ms=config.heartbeat_interval_ms,
-            heartbeat_misses=config.heartbeat_misses,
-            node_lease_ms=config.node_lease_ms,
-        )
+        self._leases = Leases(store, clock, config, actor=f"coordinator/{coordinator_id}")
         self._channels = ChannelTable(new_channel_id)
         self._sessions: dict[str, AgentSession] = {}
-        self._contacts: dict[str, Contact] = {}
-        self._began_at_ms = clock.monotonic_ms()
-        self._to_judge: set[str] = set()
-        self._look_again_at_ms = 0  # monotonic; when the earliest deadline of any node comes
-        self._judge_due = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
 
@@ -107,7 +90,7 @@ class SessionHub:
         self._store.on_leadership(self._on_leadership)
         self._tasks = [
             asyncio.create_task(self._keep(self._follow), name="sessions-follow"),
-            asyncio.create_task(self._keep(self._judge_forever), name="sessions-judge"),
+            asyncio.create_task(self._keep(self._leases.run), name="sessions-judge"),
         ]
 
     async def close(self) -> None:
@@ -123,17 +106,16 @@ class SessionHub:
 
     # Sessions
 
-    async def serve(self, node_id: str, stream: SessionStream, *, public_key_sha256: str = "") -> None:
-        """Runs one agent's session; `node_id`, and the key where given, come from its certificate.
+    async def serve(self, node_id: str, stream: SessionStream) -> None:
+        """Runs one agent's session; `node_id` comes from its certificate.
 
         Returns when the node ended it, it broke, or the same agent has a newer one. Raises PermissionDenied
-        (`NodeRemoved`, `NodeKeyMismatch`), InvalidArgument (`HelloExpected`), DeadlineExceeded (no Hello),
-        FailedPrecondition (`SessionReplaced`: another agent with this identity connected), Unavailable
-        (`ShuttingDown`).
+        (`NodeRemoved`), InvalidArgument (`HelloExpected`), DeadlineExceeded (no Hello), FailedPrecondition
+        (`SessionReplaced`: another agent with this identity connected), Unavailable (`ShuttingDown`).
         """
         if self._closing:
             raise Unavailable("the coordinator is shutting down", reason="ShuttingDown")
-        self._admit(node_id, public_key_sha256)
+        self._admit(node_id)
         hello = await self._hello(stream)
         if hello is None:
             return
@@ -201,22 +183,14 @@ class SessionHub:
     async def accept_channel(self, node_id: str, stream: ChannelStream) -> None:
         """Serves one Channel call of a node until it ends. Raises PermissionDenied (`ChannelUnknown`,
         `NodeRemoved`)."""
-        self._admit(node_id, "")
+        self._admit(node_id)
         await self._channels.accept(node_id, stream)
 
     # One session's begin and end
 
-    def _admit(self, node_id: str, public_key_sha256: str) -> None:
-        node = self._store.snapshot.state.nodes.get(node_id)
-        if node is None:
+    def _admit(self, node_id: str) -> None:
+        if node_id not in self._store.snapshot.state.nodes:
             raise removed(node_id)
-        # Not the serial: the answer that brought a renewed certificate may have been lost on its way.
-        if public_key_sha256 and public_key_sha256 != node.public_key_sha256:
-            raise PermissionDenied(
-                f"node {node_id} was enrolled again with another key",
-                reason="NodeKeyMismatch",
-                remedy="give this device a name of its own and enrol it with a new join token",
-            )
 
     async def _hello(self, stream: SessionStream) -> session_pb2.Hello | None:
         try:
@@ -234,9 +208,8 @@ class SessionHub:
     def _replace(self, node_id: str, session: AgentSession) -> None:
         older = self._sessions.get(node_id)
         self._sessions[node_id] = session
-        self._contacts[node_id] = Contact(heard_at_ms=session.heard_at_ms)
+        self._leases.connected(node_id, at_ms=session.heard_at_ms)
         SESSIONS.set(len(self._sessions))
-        self._judge_soon(node_id)
         log.info(
             "session.connected",
             node=node_id,
@@ -264,8 +237,7 @@ class SessionHub:
 
     def _heard(self, session: AgentSession) -> None:
         if self._sessions.get(session.node_id) is session:
-            contact = self._contacts.get(session.node_id, NO_CONTACT)
-            self._contacts[session.node_id] = dataclasses.replace(contact, heard_at_ms=session.heard_at_ms)
+            self._leases.heard(session.node_id, at_ms=session.heard_at_ms)
 
     def _ended(self, session: AgentSession, cause: str) -> None:
         node_id = session.node_id
@@ -276,18 +248,11 @@ class SessionHub:
         del self._sessions[node_id]
         SESSIONS.set(len(self._sessions))
         self._channels.session_ended(node_id)
-        self._contacts[node_id] = dataclasses.replace(
-            self._contacts.get(node_id, NO_CONTACT), broke_at_ms=self._clock.monotonic_ms(), left=session.left
-        )
-        self._judge_soon(node_id)
+        self._leases.disconnected(node_id, left=session.left)
 
     def _on_leadership(self, leading: bool) -> None:
-        """Leases are the leader's: a new one has to hear of every node first."""
         if leading:
-            self._began_at_ms = self._clock.monotonic_ms()
-            self._contacts = {name: Contact(heard_at_ms=s.heard_at_ms) for name, s in self._sessions.items()}
-        self._look_again_at_ms = self._clock.monotonic_ms()
-        self._judge_due.set()
+            self._leases.began_to_lead({name: s.heard_at_ms for name, s in self._sessions.items()})
 
     async def _keep(self, job: Callable[[], Awaitable[None]]) -> None:
         """A bug in a loop is said aloud and must not silence the loop: it begins anew from the present state."""
@@ -335,85 +300,11 @@ class SessionHub:
                 self._removed(change.key)
 
     def _removed(self, node_id: str) -> None:
-        self._contacts.pop(node_id, None)
+        self._leases.forget(node_id)
         self._channels.end_all(node_id)
         session = self._sessions.get(node_id)
         if session is not None:
             session.end(removed(node_id))
-
-    # Judging the silent
-
-    async def _judge_forever(self) -> None:
-        self._look_again_at_ms = self._clock.monotonic_ms()
-        while True:
-            self._judge_due.clear()
-            verdicts = self._look() if self._store.leading else []
-            for start in range(0, len(verdicts), _PROPOSALS_AT_ONCE):
-                await asyncio.gather(*(self._record(n, v) for n, v in verdicts[start : start + _PROPOSALS_AT_ONCE]))
-            now_ms = self._clock.monotonic_ms()
-            if verdicts:
-                # Once more soon: a proposal may have failed.
-                self._look_again_at_ms = min(self._look_again_at_ms, now_ms + self._config.heartbeat_interval_ms)
-            wait_ms = max(self._look_again_at_ms - now_ms, _LOOK_INTERVAL_MS_MIN)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_ms / 1000):
-                    await self._judge_due.wait()
-
-    def _judge_soon(self, node_id: str) -> None:
-        self._to_judge.add(node_id)
-        self._judge_due.set()
-
-    def _look(self) -> list[tuple[Node, Judgement]]:
-        """Every judgement that says something, by node id: of all nodes when the earliest deadline has come, else of
-        those that something happened to, so that a thousand agents that connect cost no thousand looks at all."""
-        now_ms = self._clock.monotonic_ms()
-        nodes = self._store.snapshot.state.nodes
-        chosen: Iterable[str] = self._to_judge
-        if now_ms >= self._look_again_at_ms:
-            chosen = nodes
-            self._look_again_at_ms = now_ms + _LOOK_INTERVAL_MS_MAX
-        verdicts: list[tuple[Node, Judgement]] = []
-        for node_id in chosen:
-            node = nodes.get(node_id)
-            if node is None:
-                self._contacts.pop(node_id, None)  # removed; its session ended after that
-                continue
-            contact = self._lease(node, self._contacts.get(node_id, NO_CONTACT), now_ms)
-            verdict = judge(node.state, contact, self._terms, began_at_ms=self._began_at_ms, now_ms=now_ms)
-            if verdict.state is not None:
-                verdicts.append((node, verdict))
-            elif verdict.again_at_ms is not None:
-                self._look_again_at_ms = min(self._look_again_at_ms, verdict.again_at_ms)
-        self._to_judge = set()
-        verdicts.sort(key=lambda row: row[0].id)
-        return verdicts
-
-    def _lease(self, node: Node, contact: Contact, now_ms: int) -> Contact:
-        """Starts the lease of a node that is recorded as unreachable, and ends that of one that is not."""
-        since_ms = contact.unreachable_since_ms
-        if (node.state is NodeState.UNREACHABLE) == (since_ms is not None):
-            return contact
-        since_ms = now_ms if since_ms is None else None
-        contact = self._contacts[node.id] = dataclasses.replace(contact, unreachable_since_ms=since_ms)
-        return contact
-
-    async def _record(self, node: Node, verdict: Judgement) -> None:
-        assert verdict.state is not None
-        try:
-            await self._store.propose(
-                ReportNode(node.id, verdict.state, verdict.reason), actor=f"coordinator/{self._coordinator_id}"
-            )
-        except CloudlessError as error:
-            log.warning("node.transition_not_recorded", node=node.id, to=verdict.state, cause=error.message)
-            return
-        TRANSITIONS.labels(verdict.state).inc()
-        log.info(
-            f"node.{verdict.state.lower()}",
-            node=node.id,
-            transition=f"{node.state}->{verdict.state}",
-            cause=verdict.reason,
-        )
-        self._judge_soon(node.id)  # its lease begins
 
 
 def _nodes_to_tell(before: State, batch: Batch[State]) -> Iterable[str]:

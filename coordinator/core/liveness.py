@@ -6,6 +6,7 @@ to come back before it says anything of it. Also: which of a node's reports say 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -65,6 +66,14 @@ class Judgement:
     state: NodeState | None = None
     reason: str = ""
     again_at_ms: int | None = None
+
+
+def leased(contact: Contact, recorded: NodeState | None, *, now_ms: int) -> Contact:
+    """The contact, with a lease that begins when its node is first seen recorded as unreachable, and ends with that."""
+    unreachable = recorded is NodeState.UNREACHABLE
+    if unreachable == (contact.unreachable_since_ms is not None):
+        return contact
+    return dataclasses.replace(contact, unreachable_since_ms=now_ms if unreachable else None)
 
 
 def judge(recorded: NodeState | None, contact: Contact, terms: Terms, *, began_at_ms: int, now_ms: int) -> Judgement:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cloudless.coordinator.core.liveness import Contact, Judgement, Terms, is_heard, judge
+from cloudless.coordinator.core.liveness import Contact, Judgement, Terms, is_heard, judge, leased
 from cloudless.core.model import NodeState
 
 TERMS = Terms.of(heartbeat_interval_ms=1000, heartbeat_misses=4, node_lease_ms=60_000)
@@ -57,3 +57,19 @@ def test_who_is_heard():
     assert not is_heard(Contact(heard_at_ms=1000, left="left"), TERMS, now_ms=1002)
     assert not is_heard(Contact(), TERMS, now_ms=0)
     assert Judgement() == Judgement(None, "", None)
+
+
+@pytest.mark.parametrize(
+    ("since_ms", "recorded", "after_ms"),
+    [
+        (None, READY, None),
+        (None, UNREACHABLE, 500),
+        (100, UNREACHABLE, 100),
+        (100, READY, None),
+        (100, LOST, None),
+        (None, None, None),
+    ],
+)
+def test_a_lease_begins_and_ends_with_the_record(since_ms, recorded, after_ms):
+    contact = Contact(heard_at_ms=1, unreachable_since_ms=since_ms)
+    assert leased(contact, recorded, now_ms=500) == Contact(heard_at_ms=1, unreachable_since_ms=after_ms)

@@ -162,7 +162,7 @@ class SimCoordinator:
             stream.break_off()
             return
         try:
-            await hub.serve(node_id, stream, public_key_sha256=f"key-{node_id}")
+            await hub.serve(node_id, stream)
         except CloudlessError:
             stream.break_off()
         else:
