@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
 import time
@@ -106,7 +107,7 @@ def up() -> int:
         pages = _pages(local)
     print()
     for name, node, url, page in pages:
-        print(f"  {name} on {node}: {url} -> {page}")
+        print(f"  {name} on {node}: {url} says: {page}")
     print()
     for arguments in (("get", "nodes"), ("get", "replicas", "-o", "wide")):
         print(f"$ cloudlessctl {' '.join(arguments)}")
@@ -136,10 +137,16 @@ def _pages(local: LocalFabric) -> list[tuple[str, str, str, str]]:
         url = f"http://{status['address']}:{status['ports'][0]['containerPort']}/"
         with urllib.request.urlopen(url, timeout=5) as answer:
             text = answer.read().decode(errors="replace")
-        pages.append((replica["id"], replica["nodeId"], url, " ".join(text.split())[:72]))
+        pages.append((replica["id"], replica["nodeId"], url, _words(text)))
     if len(pages) != REPLICAS:
         raise DeadlineExceeded(f"{len(pages)} of {REPLICAS} replicas answered")
     return pages
+
+
+def _words(page: str) -> str:
+    """What a page says, without its markup."""
+    body = re.sub(r"<title>.*?</title>|<[^>]*>", " ", page, flags=re.DOTALL)
+    return " ".join(body.split())[:72]
 
 
 def down() -> int:
