@@ -42,11 +42,12 @@ async def remove_all(config: AgentConfig) -> list[str]:
         await client.close()
     await asyncio.to_thread(remove_runtime_state, runtime.containerd_namespace)
     folders = Folders(config.data_dir)
-    networks = ReplicaNetworks(bridge=runtime.bridge, subnet=runtime.subnet, directory=folders.network)
-    try:
-        await networks.remove_all()
-    finally:
-        networks.close()
+    if os.geteuid() == 0:  # nobody else can have made one
+        networks = ReplicaNetworks(bridge=runtime.bridge, subnet=runtime.subnet, directory=folders.network)
+        try:
+            await networks.remove_all()
+        finally:
+            networks.close()
     await asyncio.to_thread(folders.remove_all)
     processes = config.data_dir / "process"
     if await asyncio.to_thread(processes.is_dir):
