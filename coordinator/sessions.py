@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -19,7 +19,7 @@ from cloudless.clock import Clock
 from cloudless.config import SessionConfig
 from cloudless.coordinator.agent_session import AgentSession, SessionStream, broke, removed
 from cloudless.coordinator.channels import ChannelStream, ChannelTable, NodeChannel, not_connected
-from cloudless.coordinator.core.liveness import same_assignment
+from cloudless.coordinator.core.assignments import nodes_to_tell
 from cloudless.coordinator.core.state import State
 from cloudless.coordinator.leases import Leases
 from cloudless.coordinator.store import Batch, Store
@@ -291,7 +291,7 @@ class SessionHub:
             self._removed(session.node_id)
 
     def _on_batch(self, before: State, batch: Batch[State]) -> None:
-        for node_id in _nodes_to_tell(before, batch):
+        for node_id in nodes_to_tell(before, batch.state, batch.changes):
             session = self._sessions.get(node_id)
             if session is not None:
                 session.assignments_changed()
@@ -305,18 +305,3 @@ class SessionHub:
         session = self._sessions.get(node_id)
         if session is not None:
             session.end(removed(node_id))
-
-
-def _nodes_to_tell(before: State, batch: Batch[State]) -> Iterable[str]:
-    """The nodes whose assignments a batch may have changed. Reports of what runs change none."""
-    nodes: dict[str, bool] = {}
-    for change in batch.changes:
-        if change.kind == "replica":
-            old, new = before.replicas.get(change.key), batch.state.replicas.get(change.key)
-            if not same_assignment(old, new):
-                nodes.update({replica.node_id: True for replica in (old, new) if replica is not None})
-        elif change.kind == "workload":
-            key = (change.namespace, change.key)
-            for replica_id in sorted(batch.state.replicas_by_workload.get(key, ())):
-                nodes[batch.state.replicas[replica_id].node_id] = True
-    return nodes

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
+from cloudless.coordinator.core.outcome import Change
 from cloudless.coordinator.core.state import State
-from cloudless.core.model import Assignment
+from cloudless.core.model import Assignment, Replica
 from cloudless.core.spec import Rollout, WorkloadSpec
 
 
@@ -31,3 +33,29 @@ def assignments_for(state: State, node_id: str) -> tuple[Assignment, ...]:
             )
         )
     return tuple(assignments)
+
+
+def nodes_to_tell(before: State, after: State, changes: Iterable[Change]) -> tuple[str, ...]:
+    """The nodes, by id, whose assignments may differ between two states. Reports of what runs change none."""
+    nodes: set[str] = set()
+    for change in changes:
+        if change.kind == "replica":
+            old, new = before.replicas.get(change.key), after.replicas.get(change.key)
+            if not _same_assignment(old, new):
+                nodes.update(replica.node_id for replica in (old, new) if replica is not None)
+        elif change.kind == "workload":
+            for replica_id in after.replicas_by_workload.get((change.namespace, change.key), ()):
+                nodes.add(after.replicas[replica_id].node_id)
+    return tuple(sorted(nodes - {""}))
+
+
+def _same_assignment(before: Replica | None, after: Replica | None) -> bool:
+    """Whether a change of a replica leaves what its node is told as it is."""
+    if before is None or after is None:
+        return before is after
+    return (before.node_id, before.generation, before.stopping, before.stop_reason) == (
+        after.node_id,
+        after.generation,
+        after.stopping,
+        after.stop_reason,
+    )

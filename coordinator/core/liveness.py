@@ -133,15 +133,3 @@ def _is_news(replica: Replica, report: ReportedReplica) -> bool:
     if was is None or phase is None or not lifecycle.replica_may(was, phase):
         return False
     return report.status != replica.status
-
-
-def same_assignment(before: Replica | None, after: Replica | None) -> bool:
-    """Whether a change of a replica leaves what its node is told as it is."""
-    if before is None or after is None:
-        return before is after
-    return (before.node_id, before.generation, before.stopping, before.stop_reason) == (
-        after.node_id,
-        after.generation,
-        after.stopping,
-        after.stop_reason,
-    )
