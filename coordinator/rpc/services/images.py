@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Final
 
 import structlog
@@ -15,9 +14,9 @@ from cloudless.coordinator.rpc import listing
 from cloudless.coordinator.rpc.call import current
 from cloudless.coordinator.rpc.kinds import NODES
 from cloudless.coordinator.rpc.services.backend import Backend, required
-from cloudless.coordinator.rpc.services.interactive import raise_failure, received
+from cloudless.coordinator.rpc.services.interactive import beside, raise_failure, received
 from cloudless.coordinator.rpc.streams import GrpcMessageStream
-from cloudless.errors import CloudlessError, InvalidArgument, ResourceExhausted, Unavailable
+from cloudless.errors import CloudlessError, InvalidArgument, ResourceExhausted
 
 PROGRESS_BYTES: Final = 4 * 2**20
 IMAGES_MAX: Final = 5000  # that one node may name in one answer
@@ -38,20 +37,8 @@ class Images(control_pb2_grpc.ImageServiceServicer):
         node = listing.by_prefix(NODES, self._backend.state, required(first.start.node_id, "node_id"))
         opening = session_pb2.OpenChannel(import_image=session_pb2.ImportOpen(reference=first.start.reference))
         upload = _Upload(stream)
-        async with await self._backend.hub.open_channel(node.id, opening) as channel:
-            forwarding = asyncio.create_task(upload.run(channel))
-            try:
-                images = await _images(channel)
-            except Unavailable:
-                # Where the client's side ended the channel, its reason is the better one.
-                if forwarding.done() and not forwarding.cancelled():
-                    await forwarding
-                raise
-            finally:
-                forwarding.cancel()
-                await asyncio.wait((forwarding,))
-                if not forwarding.cancelled():
-                    forwarding.exception()  # seen
+        async with await self._backend.hub.open_channel(node.id, opening) as channel, beside(upload.run(channel)):
+            images = await _images(channel)
         log.info(
             "image.imported",
             caller=current().caller.actor,

@@ -9,7 +9,8 @@ coordinator and node sets the pace. A client that goes away closes the channel, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final
 
 import structlog
@@ -79,20 +80,11 @@ class Interactive(Replicas):
             )
         )
         log.info("exec.started", caller=current().caller.actor, replica=replica.id, tty=start.tty)
-        async with await self._backend.hub.open_channel(replica.node_id, opening) as channel:
-            upward = asyncio.create_task(_to_node(stream, channel))
-            try:
-                await _to_client(channel, stream)
-            except Unavailable:
-                # Where the client's side ended the channel, its reason is the better one.
-                if upward.done() and not upward.cancelled():
-                    await upward
-                raise
-            finally:
-                upward.cancel()
-                await asyncio.wait((upward,))
-                if not upward.cancelled():
-                    upward.exception()  # seen
+        async with (
+            await self._backend.hub.open_channel(replica.node_id, opening) as channel,
+            beside(_to_node(stream, channel)),
+        ):
+            await _to_client(channel, stream)
 
     def _placed(self, namespace: str, text: str) -> Replica:
         """The replica. Raises FailedPrecondition (ReplicaNotPlaced) while it is on no node."""
@@ -104,6 +96,24 @@ class Interactive(Replicas):
                 remedy=f"see `cloudlessctl describe replica {replica.id}`",
             )
         return replica
+
+
+@contextlib.asynccontextmanager
+async def beside(upward: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs the client's side of a channel while the block runs the node's, and ends it with the block. Where the
+    channel broke because the client's side failed, that failure is raised: it is the better reason."""
+    task = asyncio.create_task(upward)
+    try:
+        yield
+    except Unavailable:
+        if task.done() and not task.cancelled():
+            await task
+        raise
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+        if not task.cancelled():
+            task.exception()  # seen
 
 
 async def received(channel: NodeChannel) -> session_pb2.ChannelRequest:
