@@ -13,6 +13,7 @@ import structlog
 
 from cloudless.clock import Clock
 from cloudless.config import AgentConfig
+from cloudless.core.labels import is_dns_label
 from cloudless.errors import (
     CloudlessError,
     DeadlineExceeded,
@@ -39,7 +40,7 @@ def identity_directory(config: AgentConfig) -> Path:
 def node_name(config: AgentConfig) -> str:
     """The configured name, or the host's made into a DNS label. Raises InvalidArgument with reason `BadSetting`."""
     name = config.node_name or re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().split(".")[0].lower()).strip("-")
-    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name):
+    if not is_dns_label(name):
         raise InvalidArgument(
             f"{name!r} cannot name a node",
             reason="BadSetting",

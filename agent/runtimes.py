@@ -19,6 +19,7 @@ from cloudless.clock import Clock
 from cloudless.config import AgentConfig
 from cloudless.core.model import Feature, RuntimeInfo
 from cloudless.errors import CloudlessError, InvalidArgument, Unavailable
+from cloudless.identity.files import write_private
 
 log = structlog.get_logger(__name__)
 
@@ -116,4 +117,5 @@ class Runtimes:
     def _note_used(self, name: str) -> None:
         used = self._read_used()
         if name not in used:
-            self._used.write_text("\n".join(sorted({*used, name})) + "\n")
+            # In one durable step: half a list after a crash would read as "never used", and its work as gone.
+            write_private(self._used, ("\n".join(sorted({*used, name})) + "\n").encode())

@@ -132,12 +132,6 @@ class ReconcileLoop(Generic[S, K]):
         if self._term is not None:
             self._term.mark(key)
 
-    def mark_all(self) -> None:
-        """As `mark`, for every key of the newest state."""
-        if self._term is not None:
-            for key in sorted(self._all_keys(self._store.snapshot.state)):
-                self._term.mark(key)
-
     async def stop(self) -> None:
         """Stops for good; returns when nothing of the loop runs any more. May be repeated."""
         self._stopped = True

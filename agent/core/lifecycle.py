@@ -28,8 +28,6 @@ TRANSITIONS: Final[dict[P, frozenset[P]]] = {
     P.LOST: frozenset(),
 }
 
-TERMINAL: Final = frozenset({P.SUCCEEDED, P.FAILED})
-
 
 class IllegalTransition(Exception):
     """A bug: the table does not allow this step. The message tells the replica's story."""

@@ -9,7 +9,7 @@ import structlog
 
 from cloudless.clock import Clock
 from cloudless.errors import CloudlessError
-from cloudless.identity.credentials import Credentials, renew_at_ms
+from cloudless.identity.credentials import Credentials
 from cloudless.identity.csr import make_csr
 from cloudless.identity.keys import load_key_pem
 
@@ -18,11 +18,6 @@ log = structlog.get_logger(__name__)
 LOOK_INTERVAL_MS = 60_000
 RETRY_DELAY_MS_MIN = 1_000
 RETRY_DELAY_MS_MAX = 60_000
-
-
-def renewal_due(*, not_before_ms: int, expires_at_ms: int, now_ms: int) -> bool:
-    """Whether a certificate should be renewed at this wall clock time: two thirds of its life are over."""
-    return now_ms >= renew_at_ms(not_before_ms=not_before_ms, expires_at_ms=expires_at_ms)
 
 
 class Renewer:

@@ -363,10 +363,8 @@ def test_marks_from_outside():
         await asyncio.sleep(1)
         loop.mark("elsewhere")
         await asyncio.sleep(1)
-        loop.mark_all()
-        await asyncio.sleep(1)
-        assert [key for _, key, _ in f.calls] == ["a", "b", "elsewhere", "a", "b"]
-        assert len({seed for _, _, seed in f.calls}) == 5
+        assert [key for _, key, _ in f.calls] == ["a", "b", "elsewhere"]
+        assert len({seed for _, _, seed in f.calls}) == 3
         await loop.stop()
 
     simulate(scenario)
