@@ -8,8 +8,9 @@ async with running_coordinator(tmp_path, session__heartbeat_interval_ms=100) as 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from cloudless.coordinator.main import Coordinator
 from cloudless.coordinator.sessions import SessionHub
 from cloudless.coordinator.store import Store
 from cloudless.core.model import Role, RoleBinding
-from cloudless.identity.channel import open_channel
+from cloudless.errors import CloudlessError
+from cloudless.identity.channel import error_from_rpc, open_channel
 from cloudless.identity.credentials import Credentials
 from cloudless.identity.csr import make_csr
 from cloudless.identity.enrollment import enroll
@@ -114,6 +116,15 @@ class RunningCoordinator:
         async with self.channel() as channel:
             answer: control_pb2.CreateWorkloadResponse = await _stub(channel, "WorkloadService").CreateWorkload(request)
             return answer.workload
+
+
+async def failure_of(call: Awaitable[Any]) -> CloudlessError:
+    """What a call fails with; raises AssertionError when it succeeds."""
+    try:
+        answer = await asyncio.wait_for(call, 10)
+    except grpc.aio.AioRpcError as error:
+        return error_from_rpc(error)
+    raise AssertionError(f"the call succeeded: {answer}")
 
 
 def _stub(channel: grpc.aio.Channel, service: str) -> Any:

@@ -223,3 +223,11 @@ class Fabric:
             self.settle()
         self.now_ms = until
         self.settle()
+
+
+def refusal(applied: Applied) -> tuple[str, str]:
+    """Code and reason of a refused command, which must have changed nothing."""
+    assert not applied.result.accepted, applied.result
+    assert (applied.changes, applied.events) == ((), ())
+    assert applied.result.message
+    return applied.result.code, applied.result.reason

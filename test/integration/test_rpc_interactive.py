@@ -14,10 +14,8 @@ import pytest
 from cloudless.api.v1 import control_pb2, control_pb2_grpc, session_pb2, session_pb2_grpc
 from cloudless.coordinator.core.state import State
 from cloudless.core.model import NodeState, Replica
-from cloudless.errors import CloudlessError
-from cloudless.identity.channel import error_from_rpc
 from cloudless.identity.credentials import Credentials
-from cloudless.testing.coordinator import RunningCoordinator, running_coordinator
+from cloudless.testing.coordinator import RunningCoordinator, failure_of, running_coordinator
 
 Request, Response = session_pb2.ChannelRequest, session_pb2.ChannelResponse
 Play = Callable[["AgentChannel", session_pb2.OpenChannel], Awaitable[None]]
@@ -121,12 +119,6 @@ def _stub(channel: grpc.aio.Channel) -> Any:
     return control_pb2_grpc.WorkloadServiceStub(channel)
 
 
-async def _failure(call: Any) -> CloudlessError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await asyncio.wait_for(call, 10)
-    return error_from_rpc(caught.value)
-
-
 async def test_logs_flow_from_the_node_to_the_client(c: RunningCoordinator) -> None:
     asked: list[session_pb2.LogsOpen] = []
 
@@ -193,7 +185,7 @@ async def test_the_nodes_error_reaches_the_client(c: RunningCoordinator, code: s
 
     async with Agent(c, await c.node("n1"), play), c.channel() as channel:
         replica = await _replica(c)
-        error = await _failure(_stub(channel).Logs(control_pb2.LogsRequest(replica_id=replica.id)).read())
+        error = await failure_of(_stub(channel).Logs(control_pb2.LogsRequest(replica_id=replica.id)).read())
         assert (error.code, error.message) == (code, "no container named x")
 
 
@@ -252,13 +244,13 @@ async def test_exec_refuses_what_makes_no_sense(c: RunningCoordinator) -> None:
         ]:
             call = _stub(channel).Exec()
             await call.write(message)
-            assert (await _failure(call.read())).reason == reason
+            assert (await failure_of(call.read())).reason == reason
         call = _stub(channel).Exec()
         await call.write(_start(replica))
         assert (await call.read()).started
         await call.write(_start(replica))  # a second start
         assert (await call.read()).stderr
-        assert (await _failure(call.read())).reason == "BadExecMessage"
+        assert (await failure_of(call.read())).reason == "BadExecMessage"
 
 
 async def test_an_exec_whose_node_goes_away_is_unavailable(c: RunningCoordinator) -> None:
@@ -274,7 +266,7 @@ async def test_an_exec_whose_node_goes_away_is_unavailable(c: RunningCoordinator
         await call.write(_start(await _replica(c)))
         assert (await call.read()).started
         started.set()
-        error = await _failure(call.read())
+        error = await failure_of(call.read())
         assert (error.code, error.reason) == ("unavailable", "ChannelBroken")
 
 
@@ -287,7 +279,7 @@ async def test_a_node_that_is_not_connected_is_said_so(c: RunningCoordinator) ->
             if not c.hub.connected():
                 break
             await asyncio.sleep(0.01)
-        error = await _failure(_stub(channel).Logs(control_pb2.LogsRequest(replica_id=replica.id)).read())
+        error = await failure_of(_stub(channel).Logs(control_pb2.LogsRequest(replica_id=replica.id)).read())
         assert error.reason == "NodeNotConnected"
 
 
@@ -295,7 +287,7 @@ async def test_logs_of_a_replica_that_is_nowhere(c: RunningCoordinator) -> None:
     await c.put_workload("web")
     replica = await _until(c, lambda state: next(iter(state.replicas.values()), None))
     async with c.channel() as channel:
-        error = await _failure(_stub(channel).Logs(control_pb2.LogsRequest(replica_id=replica.id)).read())
+        error = await failure_of(_stub(channel).Logs(control_pb2.LogsRequest(replica_id=replica.id)).read())
     assert error.reason == "ReplicaNotPlaced"
 
 
@@ -351,6 +343,6 @@ async def test_an_archive_that_breaks_off_is_not_imported(c: RunningCoordinator)
         await call.write(control_pb2.ImportImageRequest(start=control_pb2.ImportStart(node_id="n1")))
         await call.write(control_pb2.ImportImageRequest(data=b"half"))
         await call.done_writing()
-        assert (await _failure(call.read())).reason == "ArchiveIncomplete"
+        assert (await failure_of(call.read())).reason == "ArchiveIncomplete"
         await asyncio.wait_for(agent.channels[0].ended.wait(), 10)
         assert not registry.complete

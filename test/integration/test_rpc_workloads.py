@@ -13,9 +13,8 @@ import pytest
 
 from cloudless.api.v1 import control_pb2, control_pb2_grpc
 from cloudless.core.model import Role
-from cloudless.errors import CloudlessError
 from cloudless.identity.channel import error_from_rpc
-from cloudless.testing.coordinator import RunningCoordinator, running_coordinator
+from cloudless.testing.coordinator import RunningCoordinator, failure_of, running_coordinator
 
 
 @pytest.fixture
@@ -33,12 +32,6 @@ async def channel(c: RunningCoordinator) -> AsyncIterator[grpc.aio.Channel]:
 @pytest.fixture
 def workloads(channel: grpc.aio.Channel) -> Any:
     return control_pb2_grpc.WorkloadServiceStub(channel)
-
-
-async def _failure(call: Any) -> CloudlessError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await asyncio.wait_for(call, 10)
-    return error_from_rpc(caught.value)
 
 
 def _put(request: Any, name: str, *, image: str = "web:1", replicas: int = 1, namespace: str = "") -> Any:
@@ -60,15 +53,15 @@ async def test_create_update_scale_restart_delete(c: RunningCoordinator, workloa
     made = (await workloads.CreateWorkload(_put(control_pb2.CreateWorkloadRequest(), "web"))).workload
     assert (made.metadata.namespace, made.generation) == ("default", 1)
     assert made.spec.containers[0].resources.requests.memory_bytes > 0, "defaults are filled in and shown"
-    again = await _failure(workloads.CreateWorkload(_put(control_pb2.CreateWorkloadRequest(), "web")))
+    again = await failure_of(workloads.CreateWorkload(_put(control_pb2.CreateWorkloadRequest(), "web")))
     assert again.code == "already_exists"
     update = _put(control_pb2.UpdateWorkloadRequest(expected_revision=made.revision + 999), "web", image="web:2")
-    assert (await _failure(workloads.UpdateWorkload(update))).code == "conflict"
+    assert (await failure_of(workloads.UpdateWorkload(update))).code == "conflict"
     update.ClearField("expected_revision")
     changed = (await workloads.UpdateWorkload(update)).workload
     assert (changed.generation, changed.spec.containers[0].image) == (2, "web:2")
     missing = _put(control_pb2.UpdateWorkloadRequest(), "nothing")
-    assert (await _failure(workloads.UpdateWorkload(missing))).code == "not_found"
+    assert (await failure_of(workloads.UpdateWorkload(missing))).code == "not_found"
     scaled = (await workloads.ScaleWorkload(control_pb2.ScaleWorkloadRequest(name="web", replicas=4))).workload
     assert scaled.status.desired == 4
     restarted = (await workloads.RestartWorkload(control_pb2.RestartWorkloadRequest(name="web"))).workload
@@ -77,17 +70,19 @@ async def test_create_update_scale_restart_delete(c: RunningCoordinator, workloa
         control_pb2.ScaleWorkloadRequest(name="web", replicas=-1),
         control_pb2.ScaleWorkloadRequest(name="", replicas=1),
     ):
-        assert (await _failure(workloads.ScaleWorkload(request))).code == "invalid_argument"
+        assert (await failure_of(workloads.ScaleWorkload(request))).code == "invalid_argument"
     await workloads.DeleteWorkload(control_pb2.DeleteWorkloadRequest(name="web"))
-    gone = await _failure(workloads.GetWorkload(control_pb2.GetWorkloadRequest(name="web")))
+    gone = await failure_of(workloads.GetWorkload(control_pb2.GetWorkloadRequest(name="web")))
     assert (gone.code, gone.reason) == ("not_found", "WorkloadNotFound")
-    assert (await _failure(workloads.DeleteWorkload(control_pb2.DeleteWorkloadRequest(name="web")))).code == "not_found"
+    assert (
+        await failure_of(workloads.DeleteWorkload(control_pb2.DeleteWorkloadRequest(name="web")))
+    ).code == "not_found"
 
 
 async def test_every_violation_is_listed_at_once(c: RunningCoordinator, workloads: Any) -> None:
     request = _put(control_pb2.CreateWorkloadRequest(), "Not A Name", replicas=-1)
     request.spec.containers.add(name="main")
-    error = await _failure(workloads.CreateWorkload(request))
+    error = await failure_of(workloads.CreateWorkload(request))
     assert (error.code, error.reason) == ("invalid_argument", "InvalidSpec")
     for path in ("metadata.name", "spec.replicas", "spec.containers[1]"):
         assert path in error.message
@@ -117,11 +112,11 @@ async def test_one_bad_workload_refuses_the_batch_before_anything_is_written(
     request = _apply("good")
     _put(request.workloads.add(), "bad", replicas=-1)
     _put(request.workloads.add(), "good")
-    error = await _failure(workloads.ApplyWorkloads(request))
+    error = await failure_of(workloads.ApplyWorkloads(request))
     assert "workloads[1].spec.replicas" in error.message
     assert "default/good is given 2 times" in error.message
     assert not c.state.workloads
-    too_many = await _failure(workloads.ApplyWorkloads(_apply(*(f"w{n}" for n in range(501)))))
+    too_many = await failure_of(workloads.ApplyWorkloads(_apply(*(f"w{n}" for n in range(501)))))
     assert too_many.reason == "BatchTooLarge"
 
 
@@ -220,9 +215,11 @@ async def test_replicas_are_listed_by_workload_and_found_by_prefix(c: RunningCoo
     assert one.placement.summary, "it says why it is nowhere"
     got = await workloads.GetReplica(control_pb2.GetReplicaRequest(id=one.id))
     assert got.replica == one
-    assert (await _failure(workloads.GetReplica(control_pb2.GetReplicaRequest(id="web-")))).reason == "AmbiguousPrefix"
+    assert (
+        await failure_of(workloads.GetReplica(control_pb2.GetReplicaRequest(id="web-")))
+    ).reason == "AmbiguousPrefix"
     elsewhere = control_pb2.GetReplicaRequest(id=one.id, namespace="other")
-    assert (await _failure(workloads.GetReplica(elsewhere))).code == "not_found"
+    assert (await failure_of(workloads.GetReplica(elsewhere))).code == "not_found"
 
 
 async def test_nodes_are_shown_changed_and_removed(c: RunningCoordinator, channel: grpc.aio.Channel) -> None:
@@ -244,10 +241,10 @@ async def test_nodes_are_shown_changed_and_removed(c: RunningCoordinator, channe
     )
     assert [row.node.id for row in selected.nodes] == ["alpha-1"]
     bad = control_pb2.UpdateNodeRequest(id="alpha-1", set_labels={"no good": "x"})
-    assert (await _failure(nodes.UpdateNode(bad))).reason == "InvalidSpec"
+    assert (await failure_of(nodes.UpdateNode(bad))).reason == "InvalidSpec"
     await nodes.RemoveNode(control_pb2.RemoveNodeRequest(id="beta-1"))
     assert (await watch.read()).deleted_id == "beta-1"
-    assert (await _failure(nodes.GetNode(control_pb2.GetNodeRequest(id="beta-1")))).code == "not_found"
+    assert (await failure_of(nodes.GetNode(control_pb2.GetNodeRequest(id="beta-1")))).code == "not_found"
     watch.cancel()
 
 
@@ -302,7 +299,7 @@ async def test_users_and_tokens_are_listed_and_revoked(c: RunningCoordinator, ch
     assert [user.name for user in (await users.ListUsers(control_pb2.ListUsersRequest())).users] == ["admin", "vera"]
     bad = control_pb2.PutUserRequest(name="No Name")
     bad.bindings.add(namespace="default")
-    error = await _failure(users.PutUser(bad))
+    error = await failure_of(users.PutUser(bad))
     assert "name:" in error.message
     assert "bindings[0].role" in error.message
     tokens: Any = control_pb2_grpc.TokenServiceStub(channel)
@@ -315,7 +312,7 @@ async def test_users_and_tokens_are_listed_and_revoked(c: RunningCoordinator, ch
     await tokens.RevokeToken(control_pb2.RevokeTokenRequest(id=ids[0]))
     assert c.state.tokens[ids[0]].revoked
     bad_token = control_pb2.CreateTokenRequest(node_pattern="UPPER", ttl_ms=-5, max_uses=-1)
-    message = (await _failure(tokens.CreateToken(bad_token))).message
+    message = (await failure_of(tokens.CreateToken(bad_token))).message
     assert all(field in message for field in ("node_pattern", "ttl", "max_uses"))
 
 

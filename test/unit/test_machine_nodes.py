@@ -10,7 +10,7 @@ from cloudless.coordinator.core.apply_tokens import RETENTION_MS, pattern_admits
 from cloudless.coordinator.core.scheduler import topology
 from cloudless.core.model import JoinToken, NodeState, Taint
 from cloudless.core.spec import TaintEffect
-from cloudless.testing.fabric_model import START_MS, Fabric, device, service
+from cloudless.testing.fabric_model import START_MS, Fabric, device, refusal, service
 
 DAY_MS = 24 * 3_600_000
 TOKEN = JoinToken("t", "edge-*", "eu", "z1", {"rack": "r1"}, max_uses=2, expires_at_ms=START_MS + 60_000)
@@ -22,14 +22,6 @@ def fabric():
     fabric = Fabric()
     assert fabric.apply(c.CreateToken(TOKEN)).result.accepted
     return fabric
-
-
-def refusal(applied):
-    assert not applied.result.accepted
-    assert applied.changes == ()
-    assert applied.events == ()
-    assert applied.result.message
-    return applied.result.code, applied.result.reason
 
 
 def test_a_token_admits_a_node_with_its_place_and_labels(fabric):

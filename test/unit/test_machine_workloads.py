@@ -11,7 +11,7 @@ from cloudless.coordinator.core.snapshot import state_hash
 from cloudless.coordinator.core.state import State, spec_of_generation
 from cloudless.core.model import Role, RoleBinding, User
 from cloudless.core.spec import Container, Metadata, ResourceAmounts, Resources, Rollout, WorkloadSpec, WorkloadType
-from cloudless.testing.fabric_model import NAMESPACE, Fabric, service
+from cloudless.testing.fabric_model import NAMESPACE, Fabric, refusal, service
 
 KEY = (NAMESPACE, "web")
 META = Metadata("web", NAMESPACE)
@@ -20,12 +20,6 @@ META = Metadata("web", NAMESPACE)
 @pytest.fixture
 def fabric():
     return Fabric()
-
-
-def refusal(applied):
-    assert not applied.result.accepted
-    assert (applied.changes, applied.events) == ((), ())
-    return applied.result.code, applied.result.reason
 
 
 def test_create_then_put_again_changes_nothing(fabric):
