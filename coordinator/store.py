@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,25 +26,19 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from cloudless.clock import Clock
 from cloudless.config import StoreConfig
-from cloudless.coordinator.core.outcome import ApplyResult, Change
+from cloudless.coordinator.core.outcome import ApplyResult
+from cloudless.coordinator.feed import Batch, Feed, Watch
 from cloudless.coordinator.wal import collector
 from cloudless.coordinator.wal.engine import Proposer, RunBlocking, SingleEngine
 from cloudless.coordinator.wal.files import DirectoryLock, Filesystem, OsFilesystem
 from cloudless.coordinator.wal.log import Log
-from cloudless.coordinator.wal.machine import Applied, Machine, S
+from cloudless.coordinator.wal.machine import Machine, S
 from cloudless.coordinator.wal.record import LogEntry
 from cloudless.coordinator.wal.recovery import Recovered, check_continuity, load_snapshot, replay
 from cloudless.coordinator.wal.snapshots import Snapshots, StoredSnapshot
-from cloudless.core.model import Event
-from cloudless.errors import (
-    CloudlessError,
-    Compacted,
-    DiskFull,
-    InvalidArgument,
-    Unavailable,
-    WatchLagged,
-    from_code,
-)
+from cloudless.errors import CloudlessError, DiskFull, InvalidArgument, from_code
+
+__all__ = ["Batch", "Snapshot", "Store", "Watch"]
 
 log = structlog.get_logger(__name__)
 tracer = trace.get_tracer("cloudless.store")
@@ -58,9 +52,6 @@ APPLY_SECONDS = Histogram(
 SNAPSHOTS = Counter("cloudless_raft_snapshot_total", "Snapshots written.", ["result"])
 SNAPSHOT_SECONDS = Histogram("cloudless_raft_snapshot_duration_seconds", "Time to encode and write a snapshot.")
 SNAPSHOT_BYTES = Gauge("cloudless_raft_snapshot_size_bytes", "Size of the newest snapshot.")
-WATCHERS = Gauge("cloudless_store_watchers", "Open watches of the store.")
-
-WATCH_BATCHES = 8192  # kept for watchers; one that falls further behind has lagged
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +61,6 @@ class Snapshot(Generic[S]):
     state: S
     index: int
     term: int
-
-
-@dataclass(frozen=True, slots=True)
-class Batch(Generic[S]):
-    """What the entry at `index` changed, and the state after it. Entries that changed nothing make no batch."""
-
-    index: int
-    changes: tuple[Change, ...]
-    events: tuple[Event, ...]
-    state: S
 
 
 class Store(Generic[S]):
@@ -111,7 +92,7 @@ class Store(Generic[S]):
         self._snapshot = Snapshot(recovered.state, recovered.index, recovered.term)
         self._snapshot_due = recovered.snapshot_index + config.snapshot_entries
         self._snapshot_task: asyncio.Task[None] | None = None
-        self._feed: _Feed[S] = _Feed(recovered.index)
+        self._feed: Feed[S] = Feed(recovered.index)
         self._failed: asyncio.Event = asyncio.Event()
         self._on_close: Callable[[], None] = lambda: None
         self._engine: Proposer
@@ -363,112 +344,3 @@ def _threads() -> tuple[RunBlocking, Callable[[], None]]:
         return asyncio.get_running_loop().run_in_executor(executor, work)
 
     return run, lambda: executor.shutdown(wait=False)
-
-
-class _Feed(Generic[S]):
-    """The last batches, numbered in the order in which they came; watches are positions in it.
-
-    One ring for all watches: what a slow one costs is bounded, and it is told when it fell out of the ring.
-    """
-
-    def __init__(self, index: int) -> None:
-        self._batches: dict[int, Batch[S]] = {}  # by number, ascending without a gap
-        self._oldest = 0
-        self._next = 0
-        self._known_from = index  # every batch with a greater index is in the ring
-        self._newest_index = index
-        self._waiting: set[asyncio.Future[None]] = set()
-        self._closed = False
-
-    def add(self, index: int, applied: Applied[S]) -> None:
-        self._newest_index = index
-        if not applied.changes and not applied.events:
-            return
-        self._batches[self._next] = Batch(index, applied.changes, applied.events, applied.state)
-        self._next += 1
-        if len(self._batches) > WATCH_BATCHES:
-            self._known_from = self._batches.pop(self._oldest).index
-            self._oldest += 1
-        self.wake()
-
-    def watch(self, from_index: int) -> Watch[S]:
-        if from_index < self._known_from:
-            raise Compacted(
-                f"changes are kept from index {self._known_from} on, index {from_index} is too old",
-                remedy="list again and watch from the index of that list",
-            )
-        if from_index > self._newest_index:
-            raise Compacted(
-                f"index {from_index} is ahead of this coordinator, which is at {self._newest_index}",
-                remedy="list again and watch from the index of that list",
-            )
-        low, high = self._oldest, self._next
-        while low < high:
-            middle = (low + high) // 2
-            if self._batches[middle].index <= from_index:
-                low = middle + 1
-            else:
-                high = middle
-        return Watch(self, low)
-
-    def take(self, number: int) -> Batch[S] | None:
-        """The batch of this number, or None when it is yet to come. Raises WatchLagged, Unavailable."""
-        if number < self._oldest:
-            raise WatchLagged(
-                f"the watcher is {self._next - number} changes behind, {WATCH_BATCHES} are kept",
-                remedy="list again and watch from the index of that list",
-            )
-        if number == self._next and self._closed:
-            raise Unavailable("the store is closed", reason="StoreClosed")
-        return self._batches.get(number)
-
-    async def wait(self) -> None:
-        """Until a batch comes, the feed closes, or a watch does."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(future)
-        try:
-            await future
-        finally:
-            self._waiting.discard(future)
-
-    def close(self) -> None:
-        self._closed = True
-        self.wake()
-
-    def wake(self) -> None:
-        for future in self._waiting:
-            if not future.done():
-                future.set_result(None)
-
-
-class Watch(Generic[S], AsyncIterator[Batch[S]]):
-    """One reader's position in the changes. One task at a time may iterate."""
-
-    def __init__(self, feed: _Feed[S], number: int) -> None:
-        self._feed = feed
-        self._number = number
-        self._open = True
-        WATCHERS.inc()
-
-    def ready(self) -> Batch[S] | None:
-        """The next batch if it is there already. Raises as iteration does."""
-        batch = self._feed.take(self._number)
-        if batch is not None:
-            self._number += 1
-        return batch
-
-    async def __anext__(self) -> Batch[S]:
-        while True:
-            if not self._open:
-                raise StopAsyncIteration
-            batch = self.ready()
-            if batch is not None:
-                return batch
-            await self._feed.wait()
-
-    def close(self) -> None:
-        """Ends the watch; safe to call twice."""
-        if self._open:
-            self._open = False
-            self._feed.wake()
-            WATCHERS.dec()

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from cloudless.clock import SystemClock
-from cloudless.coordinator import loops
-from cloudless.coordinator import store as store_module
+from cloudless.coordinator import feed, loops
 from cloudless.coordinator.loops import ReconcileLoop
 from cloudless.coordinator.store import Store
+from cloudless.errors import Unavailable
 from cloudless.testing import simloop
 from cloudless.testing.disk import SimDisk
 from cloudless.testing.ledger import LedgerMachine, Put
@@ -309,7 +309,7 @@ def test_a_plan_that_never_settles_is_slowed_down(monkeypatch):
 
 def test_it_lists_again_when_it_lagged(monkeypatch):
     async def scenario(f):
-        monkeypatch.setattr(store_module, "WATCH_BATCHES", 5)
+        monkeypatch.setattr(feed, "WATCH_BATCHES", 5)
         loop = f.loop()
         loop.start()
         await asyncio.gather(*(f.put(f"n{i}", 0) for i in range(200)))
@@ -479,6 +479,6 @@ async def test_it_ends_quietly_when_the_store_closes(tmp_path):
     loop.start()
     await asyncio.sleep(0)
     await store.close()
-    with pytest.raises(store_module.Unavailable):
+    with pytest.raises(Unavailable):
         await store.propose(Put("x", 1), actor="user/test")
     await loop.stop()

@@ -9,7 +9,7 @@ import pytest
 
 from cloudless.clock import SystemClock
 from cloudless.config import StoreConfig
-from cloudless.coordinator import store as store_module
+from cloudless.coordinator import feed
 from cloudless.coordinator.store import Store
 from cloudless.coordinator.wal import engine
 from cloudless.coordinator.wal.inspect import Inspector, inspect
@@ -445,7 +445,7 @@ async def test_a_watch_goes_on_over_a_restart_as_far_as_the_log_reaches(disk):
 
 
 async def test_a_slow_watcher_is_told(disk, monkeypatch):
-    monkeypatch.setattr(store_module, "WATCH_BATCHES", 10)
+    monkeypatch.setattr(feed, "WATCH_BATCHES", 10)
     store = await open_store(disk)
     watch = store.watch(0)
     for i in range(11):
