@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import threading
 import time
-from array import array
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,9 +26,10 @@ from prometheus_client import Gauge, Histogram
 
 from cloudless.coordinator.wal import record
 from cloudless.coordinator.wal.files import NO_SPACE, AppendFile, Filesystem
+from cloudless.coordinator.wal.index import Index
 from cloudless.coordinator.wal.record import BadRecord, HardState, Kind, LogEntry, Record, SegmentHead
 from cloudless.coordinator.wal.segment import TEMPORARY, Segment, corrupt, file_name, read_segment, sequences
-from cloudless.errors import Compacted, DiskFull, Unavailable
+from cloudless.errors import DiskFull, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -64,13 +63,8 @@ class Log:
         self._salt = salt
         self._seconds = seconds
         self._guard = threading.Lock()
-        # Guarded. Entry `_base_index + 1 + i` lies in segment `_in[i]`, from `_from[i]` to `_to[i]`.
-        self._base_index = 0
-        self._base_term = 0
-        self._in = array("Q")
-        self._from = array("Q")
-        self._to = array("Q")
-        self._terms = array("Q")
+        # Guarded.
+        self._index = Index()
         self._salts: dict[int, int] = {}  # per live segment, ascending
         # Of the writer.
         self._hard_state = HardState()
@@ -109,7 +103,7 @@ class Log:
             if segment.head.reset:  # the older ones are left over from a crash in `reset`
                 for older in tuple(self._salts):
                     filesystem.unlink(directory / file_name(older))
-                self._forget_all()
+                self._salts.clear()
             self._replay(segment)
             if sequence == found[-1]:
                 self._resume(segment)
@@ -118,15 +112,10 @@ class Log:
         LAST_LOG_INDEX.set(self.last_index)
         return self
 
-    def _forget_all(self) -> None:
-        self._salts.clear()
-        for column in (self._in, self._from, self._to, self._terms):
-            del column[:]
-
     def _replay(self, segment: Segment) -> None:
         head = segment.head
         if not self._salts:
-            self._base_index, self._base_term = head.previous_index, head.previous_term
+            self._index.begin(head.previous_index, head.previous_term)
         elif (head.previous_index, head.previous_term) != (self.last_index, self.last_term):
             why = f"it continues entry {head.previous_index}, the log ends at {self.last_index}"
             raise corrupt(segment.path, BadRecord(0, why))
@@ -139,14 +128,14 @@ class Log:
             if found.index != self.last_index + 1 or found.term < self.last_term:
                 why = f"entry {found.index} of term {found.term} follows entry {self.last_index} of {self.last_term}"
                 raise corrupt(segment.path, BadRecord(found.offset, why))
-            self._note(segment.head.sequence, found.term, start=found.offset, end=found.end)
+            self._index.add((segment.head.sequence, found.offset, found.end), term=found.term)
         elif found.kind is Kind.STATE:
             self._hard_state = HardState(found.term, found.payload.decode("utf-8", "replace"))
         elif found.kind is Kind.TRUNCATE:
             if not 1 <= found.index <= self.last_index + 1:
                 why = f"it drops entry {found.index}, which is not there"
                 raise corrupt(segment.path, BadRecord(found.offset, why))
-            self._drop_from(found.index, term_before=found.term)
+            self._index.drop_from(found.index, term_before=found.term)
         else:
             raise corrupt(segment.path, BadRecord(found.offset, "a segment's marker inside it"))
 
@@ -173,15 +162,15 @@ class Log:
     @property
     def first_index(self) -> int:
         """Index of the oldest entry that can be read; `last_index + 1` when there is none."""
-        return self._base_index + 1
+        return self._index.base_index + 1
 
     @property
     def last_index(self) -> int:
-        return self._base_index + len(self._terms)
+        return self._index.last_index
 
     @property
     def last_term(self) -> int:
-        return self._terms[-1] if self._terms else self._base_term
+        return self._index.last_term
 
     @property
     def hard_state(self) -> HardState:
@@ -195,23 +184,13 @@ class Log:
     def term_at(self, index: int) -> int:
         """Term of an entry, also of the one before the first. Raises Compacted, or IndexError behind the end."""
         with self._guard:
-            if index == self._base_index:
-                return self._base_term
-            if index < self._base_index:
-                raise self._compacted(index)
-            if index > self.last_index:
-                raise IndexError(f"entry {index} is behind the end of the log, {self.last_index}")
-            return self._terms[index - self._base_index - 1]
+            return self._index.term_at(index)
 
     def entries(self, from_index: int, to_index: int) -> list[LogEntry]:
         """Entries `from_index` up to, not including, `to_index`; fewer at the end of the log. Read from the file,
         with their checksums. Raises Compacted when the first is gone, Corrupt."""
         with self._guard:
-            if from_index <= self._base_index:
-                raise self._compacted(from_index)
-            first = from_index - self._base_index - 1
-            last = max(first, min(to_index, self.last_index + 1) - self._base_index - 1)
-            where = list(zip(self._in[first:last], self._from[first:last], self._to[first:last], strict=True))
+            where = self._index.places(from_index, to_index)
             salts = dict(self._salts)
         found: list[LogEntry] = []
         at = 0
@@ -225,7 +204,7 @@ class Log:
             try:
                 data = self._filesystem.read(path, offset=start, length=end - start)
             except FileNotFoundError:
-                raise self._compacted(from_index) from None
+                raise self._index.compacted(from_index) from None
             for _, begin, _ in where[at:stop]:
                 try:
                     item = record.decode(data, begin - start, salt=salts[sequence], origin=start)
@@ -234,9 +213,6 @@ class Log:
                 found.append(LogEntry(item.index, item.term, item.payload))
             at = stop
         return found
-
-    def _compacted(self, index: int) -> Compacted:
-        return Compacted(f"entry {index} was compacted; the log begins at {self.first_index}")
 
     # Writing
 
@@ -272,7 +248,7 @@ class Log:
         self._write(b"".join(parts))
         with self._guard:
             for term, start, end in places:
-                self._note(self._sequence, term, start=start, end=end)
+                self._index.add((self._sequence, start, end), term=term)
         if hard_state is not None:
             self._hard_state = hard_state
         if sync:
@@ -295,7 +271,7 @@ class Log:
             record.encode(Kind.TRUNCATE, term=term_before, index=index, payload=b"", synced=self._synced, salt=salt)
         )
         with self._guard:
-            self._drop_from(index, term_before=term_before)
+            self._index.drop_from(index, term_before=term_before)
         LAST_LOG_INDEX.set(self.last_index)
 
     def sync(self) -> None:
@@ -321,14 +297,10 @@ class Log:
         while True:
             with self._guard:
                 oldest = next(iter(self._salts))
-                inside = bisect_right(self._in, oldest)
-                if oldest == self._sequence or self._base_index + inside > to_index:
+                last_in_it = self._index.last_index_in(oldest)
+                if oldest == self._sequence or last_in_it > to_index:
                     return removed
-                if inside:
-                    self._base_term = self._terms[inside - 1]
-                    self._base_index += inside
-                    for column in (self._in, self._from, self._to, self._terms):
-                        del column[:inside]
+                self._index.drop_up_to(last_in_it)
                 del self._salts[oldest]
             self._filesystem.unlink(self._directory / file_name(oldest))
             self._filesystem.fsync_dir(self._directory)  # a gap between segments would read as damage
@@ -341,10 +313,8 @@ class Log:
         older = tuple(self._salts)
         self._start_segment(SegmentHead(self._sequence + 1, index, term, self._salt(), reset=True))
         with self._guard:
-            salt = self._salts[self._sequence]
-            self._forget_all()
-            self._salts[self._sequence] = salt
-            self._base_index, self._base_term = index, term
+            self._salts = {self._sequence: self._salts[self._sequence]}
+            self._index.begin(index, term)
         for sequence in older:
             self._filesystem.unlink(self._directory / file_name(sequence))
         self._filesystem.fsync_dir(self._directory)
@@ -363,19 +333,6 @@ class Log:
             self._failure = self._failure or Unavailable("the log is closed", reason="StoreClosed")
 
     # Inside
-
-    def _note(self, sequence: int, term: int, *, start: int, end: int) -> None:
-        self._in.append(sequence)
-        self._from.append(start)
-        self._to.append(end)
-        self._terms.append(term)
-
-    def _drop_from(self, index: int, *, term_before: int) -> None:
-        keep = index - self._base_index - 1
-        if keep < 0:  # the entries before were in segments that are compacted away
-            self._base_index, self._base_term, keep = index - 1, term_before, 0
-        for column in (self._in, self._from, self._to, self._terms):
-            del column[keep:]
 
     def _state_record(self, state: HardState, salt: int) -> bytes:
         payload = state.vote.encode()
