@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import structlog
 
-from cloudless.agent import metrics
+from cloudless.agent.announcing import announce, count_containers, labels_of
 from cloudless.agent.core import model as m
 from cloudless.agent.core import plan, replica
 from cloudless.agent.journal import Journal
@@ -175,7 +175,7 @@ class Supervisor:
                     self._begin(assignment, m.Observed(None))
                 case plan.Adopt(assignment):
                     view = views.get(assignment.replica_id) if views else None
-                    log.info("replica.adopted", **_labels(assignment))
+                    log.info("replica.adopted", **labels_of(assignment.replica_id, assignment))
                     self._begin(assignment, m.Observed(view) if view else m.SomethingChanged())
                 case plan.Update(assignment):
                     self._replicas[assignment.replica_id].assigned = True
@@ -280,7 +280,7 @@ class Supervisor:
                     self.reports.set_assigned(replica_id, held.assigned)
                 self._count_containers()
             case m.ReportGone():
-                log.info("replica.gone", **self._labels(replica_id, held))
+                log.info("replica.gone", **labels_of(replica_id, held.state.assignment))
                 self._gone_while_looking.add(replica_id)
                 if held.state.assignment is not None:
                     self.reports.put_gone(replica_id)
@@ -291,40 +291,10 @@ class Supervisor:
                 self._facts[replica_id] = facts
                 self._journal.remember(replica_id, facts)
             case m.AnnouncePhase() | m.AnnounceEnd() | m.AnnounceProbeFailure():
-                self._announce(replica_id, held, effect)
-
-    def _announce(self, replica_id: str, held: _Held, effect: m.Announcement) -> None:
-        labels = self._labels(replica_id, held)
-        match effect:
-            case m.AnnouncePhase(before, after, reason, message):
-                step = f"{before.value}->{after.value}"
-                log.info(f"replica.{after.name.lower()}", transition=step, reason=reason, message=message, **labels)
-            case m.AnnounceEnd(container, attempt, reason, exit_code, restarts, delay_ms):
-                if restarts:
-                    metrics.RESTARTS.labels(reason).inc()
-                log.info(
-                    "container.exited",
-                    container=container,
-                    attempt=attempt,
-                    reason=reason,
-                    exit_code=exit_code,
-                    restart_in_ms=delay_ms if restarts else None,
-                    **labels,
-                )
-            case m.AnnounceProbeFailure(container, kind, detail):
-                metrics.PROBE_FAILURES.labels(kind.value).inc()
-                log.debug("probe.failed", container=container, probe=kind.value, cause=detail, **labels)
-
-    def _labels(self, replica_id: str, held: _Held) -> dict[str, str]:
-        return _labels(held.state.assignment) if held.state.assignment else {"replica": replica_id}
+                announce(effect, labels_of(replica_id, held.state.assignment))
 
     def _count_containers(self) -> None:
-        counts = dict.fromkeys(m.Stage, 0)
-        for held in self._replicas.values():
-            for track in held.state.containers:
-                counts[track.stage] += 1
-        for stage, count in counts.items():
-            metrics.CONTAINERS.labels(stage.value).set(count)
+        count_containers(held.state for held in self._replicas.values())
 
     # Work ------------------------------------------------------------------------------------------------
 
@@ -421,11 +391,3 @@ class Supervisor:
         if not self.ready.is_set():
             log.info("supervisor.ready", found=len(views), replicas=len(self._replicas))
             self.ready.set()
-
-
-def _labels(assignment: Assignment) -> dict[str, str]:
-    return {
-        "replica": assignment.replica_id,
-        "workload": assignment.workload,
-        "namespace": assignment.namespace,
-    }
