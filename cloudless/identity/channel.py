@@ -17,7 +17,9 @@ from cloudless.errors import CloudlessError, Unauthenticated, Unavailable
 from cloudless.identity.credentials import Credentials
 from cloudless.identity.spiffe import server_name
 
-MAX_MESSAGE_BYTES = 4 * 2**20
+MAX_MESSAGE_BYTES = 4 * 2**20  # that a coordinator takes from anybody
+# That a coordinator may say: what a node shall run goes in one message, which no single workload may make too large.
+MAX_ANSWER_BYTES = 128 * 2**20
 KEEPALIVE_INTERVAL_MS = 10_000
 KEEPALIVE_TIMEOUT_MS = 5_000
 
@@ -31,7 +33,7 @@ Option = tuple[str, Any]
 
 CLIENT_OPTIONS: tuple[Option, ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
     ("grpc.keepalive_time_ms", KEEPALIVE_INTERVAL_MS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     ("grpc.http2.max_pings_without_data", 0),
@@ -44,7 +46,7 @@ CLIENT_OPTIONS: tuple[Option, ...] = (
 )
 
 SERVER_OPTIONS: tuple[Option, ...] = (
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_ANSWER_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", KEEPALIVE_INTERVAL_MS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),

@@ -120,6 +120,17 @@ async def test_one_bad_workload_refuses_the_batch_before_anything_is_written(
     assert too_many.reason == "BatchTooLarge"
 
 
+async def test_a_workload_has_a_size_that_its_nodes_can_be_told(c: RunningCoordinator, workloads: Any) -> None:
+    create = _put(control_pb2.CreateWorkloadRequest(), "web")
+    for number in range(3):
+        create.spec.containers[0].env.add(name=f"V{number}", value="x" * 100_000)
+    error = await failure_of(workloads.CreateWorkload(create))
+    assert error.reason == "InvalidSpec"
+    assert "spec: the workload has 300" in error.message
+    del create.spec.containers[0].env[2]
+    await workloads.CreateWorkload(create)
+
+
 async def test_a_repeated_write_has_one_effect(c: RunningCoordinator, workloads: Any) -> None:
     metadata = (("cloudless-request-id", "once"),)
     create = _put(control_pb2.CreateWorkloadRequest(), "web")

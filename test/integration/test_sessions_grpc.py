@@ -10,14 +10,20 @@ from cloudless.api.v1 import session_pb2 as pb
 from cloudless.api.v1 import session_pb2_grpc
 from cloudless.api.v1.convert import to_proto
 from cloudless.api.v1.types_pb2 import DeviceInfo as DeviceMessage
-from cloudless.coordinator.core.commands import RemoveNode
-from cloudless.core.model import DeviceInfo, NodeState
-from cloudless.core.spec import ResourceAmounts
+from cloudless.coordinator.core.commands import PutWorkload, RemoveNode
+from cloudless.core.model import DeviceInfo, NodeState, RuntimeInfo
+from cloudless.core.spec import Container, EnvVar, Metadata, ResourceAmounts, WorkloadSpec
 from cloudless.errors import FailedPrecondition, PermissionDenied, Unavailable
 from cloudless.identity.channel import error_from_rpc
 from cloudless.testing.coordinator import running_coordinator
 
-DEVICE = to_proto(DeviceInfo(capacity=ResourceAmounts(cpu_millis=1000, memory_bytes=2**30)), DeviceMessage)
+DEVICE = to_proto(
+    DeviceInfo(
+        capacity=ResourceAmounts(cpu_millis=1000, memory_bytes=2**30),
+        runtimes=(RuntimeInfo("containerd", available=True),),
+    ),
+    DeviceMessage,
+)
 LOGS = pb.OpenChannel(logs=pb.LogsOpen(replica_id="r1"))
 
 
@@ -34,6 +40,7 @@ class Node:
         self.grpc = coordinator.channel(credentials)
         self.stub = session_pb2_grpc.SessionServiceStub(self.grpc)
         self.messages = []
+        self.assigned = []
         self.dialled = []
         self.tasks = []
 
@@ -47,6 +54,8 @@ class Node:
         with contextlib.suppress(grpc.RpcError, asyncio.CancelledError):
             async for message in self.call:
                 self.messages.append(message.WhichOneof("message"))
+                if message.HasField("assignments"):
+                    self.assigned.append(message.assignments)
                 if message.HasField("open_channel"):
                     self.tasks.append(asyncio.ensure_future(self._echo(message.open_channel)))
 
@@ -127,6 +136,19 @@ async def test_a_killed_agent_is_noticed_by_its_streams(coordinator):
         with pytest.raises(FailedPrecondition) as caught:
             await coordinator.hub.open_channel("n1", LOGS)
         assert caught.value.reason == "NodeNotConnected"
+
+
+async def test_a_node_is_told_of_more_than_a_request_may_hold(coordinator):
+    async with connected(coordinator) as node:
+        large = tuple(EnvVar(f"V{number}", "x" * 100_000) for number in range(2))
+        spec = WorkloadSpec(containers=(Container(name="main", image="web:1", env=large),), replicas=30)
+        await coordinator.store.propose(PutWorkload(Metadata("web", "default"), spec), actor="user/admin")
+        await until(coordinator, lambda state: len(state.replicas_by_node.get("n1", ())) == 30)
+        async with asyncio.timeout(10):
+            while not node.assigned or len(node.assigned[-1].assignments) < 30:
+                await asyncio.sleep(0.01)
+        assert node.assigned[-1].ByteSize() > 4 * 2**20
+        assert coordinator.hub.live("n1") is not None
 
 
 async def test_another_node_cannot_take_a_channel(coordinator):

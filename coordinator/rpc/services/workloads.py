@@ -32,6 +32,9 @@ from cloudless.core.validation import Violation
 from cloudless.errors import AlreadyExists, CloudlessError, Conflict, InvalidArgument, NotFound
 
 BATCH_MAX: Final = 500
+# Of one workload. A node is told all that it shall run in one message (`identity.channel`), and ten generations are
+# kept in memory.
+WORKLOAD_BYTES_MAX: Final = 256 * 2**10
 
 
 class Workloads:
@@ -148,9 +151,20 @@ def _named(request: Any) -> tuple[str, str]:
 
 def _workload(request: Any) -> tuple[Metadata, WorkloadSpec]:
     """The workload of a request with its defaults, validated. Raises InvalidArgument that lists every violation."""
-    metadata, spec = defaults.apply(from_proto(request.metadata, Metadata), from_proto(request.spec, WorkloadSpec))
-    refuse_violations(validation.validate(metadata, spec))
+    metadata, spec, violations = _read(request)
+    refuse_violations(violations)
     return metadata, spec
+
+
+def _read(message: Any) -> tuple[Metadata, WorkloadSpec, tuple[Violation, ...]]:
+    """What a message with `metadata` and `spec` asks for, its defaults filled in, and all that is wrong with it."""
+    metadata, spec = defaults.apply(from_proto(message.metadata, Metadata), from_proto(message.spec, WorkloadSpec))
+    violations = validation.validate(metadata, spec)
+    size_bytes = message.metadata.ByteSize() + message.spec.ByteSize()
+    if size_bytes > WORKLOAD_BYTES_MAX:
+        large = Violation("spec", f"the workload has {size_bytes} bytes", f"use at most {WORKLOAD_BYTES_MAX}")
+        violations = (large, *violations)
+    return metadata, spec, violations
 
 
 def _batch(request: Any) -> list[PutWorkload]:
@@ -164,13 +178,8 @@ def _batch(request: Any) -> list[PutWorkload]:
     puts: list[PutWorkload] = []
     violations: list[Violation] = []
     for number, workload in enumerate(request.workloads):
-        metadata, spec = defaults.apply(
-            from_proto(workload.metadata, Metadata), from_proto(workload.spec, WorkloadSpec)
-        )
-        violations += (
-            Violation(f"workloads[{number}].{found.path}", found.message, found.remedy)
-            for found in validation.validate(metadata, spec)
-        )
+        metadata, spec, found = _read(workload)
+        violations += (Violation(f"workloads[{number}].{v.path}", v.message, v.remedy) for v in found)
         puts.append(PutWorkload(metadata, spec))
     names = Counter((put.metadata.namespace, put.metadata.name) for put in puts)
     violations += (
