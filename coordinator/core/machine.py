@@ -30,6 +30,8 @@ from cloudless.errors import CloudlessError
 
 __all__ = ["APPLY", "Applied", "ApplyResult", "Change", "apply"]
 
+_MESSAGE_MAX: Final = 2048
+
 ApplyFunction: TypeAlias = Callable[[Transition, Any], ApplyResult]
 
 
@@ -105,6 +107,7 @@ def _refused(state: State, t: Transition, error: Exception) -> tuple[Transition,
     """The answer to a refused command, and a transition in which nothing happened."""
     untouched = Transition(state, index=t.index, now_ms=t.now_ms, actor=t.actor, request_id=t.request_id)
     if isinstance(error, CloudlessError):
-        return untouched, ApplyResult(code=error.code, message=str(error), reason=error.reason)
+        # Kept for repeats, tens of thousands of them: a refusal that quotes a long text must not fill the memory.
+        return untouched, ApplyResult(code=error.code, message=str(error)[:_MESSAGE_MAX], reason=error.reason)
     # The type alone: a bug's text may differ between members (an address, an order).
     return untouched, ApplyResult(code="internal", message=f"bug in apply: {type(error).__name__}", reason="Internal")

@@ -131,6 +131,18 @@ async def test_a_workload_has_a_size_that_its_nodes_can_be_told(c: RunningCoordi
     await workloads.CreateWorkload(create)
 
 
+async def test_a_text_that_is_no_name_does_not_get_into_the_log(c: RunningCoordinator, workloads: Any) -> None:
+    index = c.store.snapshot.index
+    for request in (
+        control_pb2.DeleteWorkloadRequest(name="x" * 100_000),
+        control_pb2.DeleteWorkloadRequest(name="web", namespace="y" * 100_000),
+    ):
+        error = await failure_of(workloads.DeleteWorkload(request))
+        assert (error.code, error.reason) == ("not_found", "WorkloadNotFound")
+        assert len(error.message) < 200
+    assert c.store.snapshot.index == index
+
+
 async def test_a_repeated_write_has_one_effect(c: RunningCoordinator, workloads: Any) -> None:
     metadata = (("cloudless-request-id", "once"),)
     create = _put(control_pb2.CreateWorkloadRequest(), "web")

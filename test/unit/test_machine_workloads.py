@@ -156,6 +156,11 @@ def test_a_workload_stays_until_its_last_replica_is_gone(fabric):
 # -- users ------------------------------------------------------------------------------------------------
 
 
+def test_a_refusal_that_quotes_a_long_text_is_cut(fabric):
+    applied = fabric.apply(c.DeleteWorkload(NAMESPACE, "x" * 100_000), request_id="r")
+    assert len(applied.result.message) == len(fabric.state.results["r"].result.message) == 2048
+
+
 def test_the_last_administrator_stays(fabric):
     admin, viewer = (RoleBinding(Role.ADMIN, "*"),), (RoleBinding(Role.VIEWER, "*"),)
     fabric.apply(c.PutUser(User("alice", admin)))

@@ -60,7 +60,8 @@ class Users(control_pb2_grpc.UserServiceServicer):
         return control_pb2.ListUsersResponse(users=[to_proto(user, types_pb2.User) for user in users])
 
     async def RevokeUser(self, request: Any, context: Any) -> Any:
-        await self._backend.write(RevokeUser(name=required(request.name, "name")))
+        refuse_violations(validate_name(required(request.name, "name"), "name"))
+        await self._backend.write(RevokeUser(name=request.name))
         return control_pb2.RevokeUserResponse()
 
     async def WhoAmI(self, request: Any, context: Any) -> Any:

@@ -26,6 +26,7 @@ from cloudless.coordinator.rpc.call import current
 from cloudless.coordinator.rpc.kinds import WORKLOADS
 from cloudless.coordinator.rpc.services.backend import Backend, refuse_violations, required
 from cloudless.core import defaults, validation
+from cloudless.core.labels import NAME_LENGTH_MAX, is_dns_label
 from cloudless.core.model import WorkloadRecord
 from cloudless.core.spec import Metadata, WorkloadSpec
 from cloudless.core.validation import Violation
@@ -137,8 +138,12 @@ class Workloads:
 def _find(state: State, namespace: str, name: str) -> WorkloadRecord:
     record = state.workloads.get((namespace, name))
     if record is None:
-        raise NotFound(f"workload {name!r} was not found in namespace {namespace}", reason="WorkloadNotFound")
+        raise _not_found(namespace, name)
     return record
+
+
+def _not_found(namespace: str, name: str) -> NotFound:
+    return NotFound(f"workload {name!r} was not found in namespace {namespace}", reason="WorkloadNotFound")
 
 
 def _to_proto(state: State, record: WorkloadRecord) -> Any:
@@ -146,7 +151,12 @@ def _to_proto(state: State, record: WorkloadRecord) -> Any:
 
 
 def _named(request: Any) -> tuple[str, str]:
-    return namespace_or_default(request.namespace), required(request.name, "name")
+    """Namespace and name. Raises NotFound for what no workload can be called, however long: such a text must not get
+    into the log, nor into the answers that it keeps."""
+    namespace, name = namespace_or_default(request.namespace), required(request.name, "name")
+    if not is_dns_label(namespace) or not is_dns_label(name):
+        raise _not_found(namespace[:NAME_LENGTH_MAX], name[:NAME_LENGTH_MAX])
+    return namespace, name
 
 
 def _workload(request: Any) -> tuple[Metadata, WorkloadSpec]:
