@@ -4,21 +4,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 from cloudless.api.v1 import control_pb2, control_pb2_grpc
 from cloudless.api.v1.convert import fill, from_proto
 from cloudless.coordinator.core.commands import RemoveNode, UpdateNode
+from cloudless.coordinator.core.requests import node_violations
 from cloudless.coordinator.core.state import State
 from cloudless.coordinator.core.views import node_reserved
 from cloudless.coordinator.rpc import listing, watching
 from cloudless.coordinator.rpc.call import current
 from cloudless.coordinator.rpc.kinds import NODES
 from cloudless.coordinator.rpc.services.backend import Backend, refuse_violations, required
-from cloudless.core.labels import is_label_key, is_label_value
 from cloudless.core.model import Node, Taint
-from cloudless.core.validation import Violation, validate_labels
 
 NOT_CONNECTED_MS = -1
 
@@ -62,19 +61,18 @@ class Nodes(control_pb2_grpc.NodeServiceServicer):
             yield answer
 
     async def UpdateNode(self, request: Any, context: Any) -> Any:
-        refuse_violations(_violations(request))
         node = _find(self._backend.state, request.id)
-        await self._backend.write(
-            UpdateNode(
-                node_id=node.id,
-                cordoned=request.cordoned if request.HasField("cordoned") else None,
-                draining=request.draining if request.HasField("draining") else None,
-                set_labels=dict(request.set_labels),
-                remove_labels=tuple(request.remove_labels),
-                set_taints=tuple(from_proto(taint, Taint) for taint in request.set_taints),
-                remove_taints=tuple(request.remove_taints),
-            )
+        update = UpdateNode(
+            node_id=node.id,
+            cordoned=request.cordoned if request.HasField("cordoned") else None,
+            draining=request.draining if request.HasField("draining") else None,
+            set_labels=dict(request.set_labels),
+            remove_labels=tuple(request.remove_labels),
+            set_taints=tuple(from_proto(taint, Taint) for taint in request.set_taints),
+            remove_taints=tuple(request.remove_taints),
         )
+        refuse_violations(node_violations(update))
+        await self._backend.write(update)
         state = self._backend.state
         return control_pb2.UpdateNodeResponse(node=self._view(state, _find(state, node.id)))
 
@@ -101,14 +99,3 @@ class Nodes(control_pb2_grpc.NodeServiceServicer):
 
 def _find(state: State, text: str) -> Node:
     return listing.by_prefix(NODES, state, required(text, "id"))
-
-
-def _violations(request: Any) -> Iterator[Violation]:
-    yield from validate_labels(request.set_labels, "set_labels")
-    for number, taint in enumerate(request.set_taints):
-        if not is_label_key(taint.key) or not is_label_value(taint.value) or taint.effect == 0:
-            yield Violation(
-                f"set_taints[{number}]",
-                f"{taint.key}={taint.value} is no taint",
-                "write key=value:NoSchedule, PreferNoSchedule or NoExecute",
-            )

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 import structlog
 from prometheus_client import Counter
@@ -13,18 +12,13 @@ from prometheus_client import Counter
 from cloudless.api.v1 import control_pb2, control_pb2_grpc, types_pb2
 from cloudless.api.v1.convert import from_proto, to_proto
 from cloudless.coordinator.core.commands import PutUser, RevokeUser
-from cloudless.coordinator.core.roles import EVERYWHERE
+from cloudless.coordinator.core.requests import user_violations
 from cloudless.coordinator.rpc.call import current
 from cloudless.coordinator.rpc.services.backend import Backend, refuse_violations, required
-from cloudless.core.labels import is_dns_label
 from cloudless.core.model import RoleBinding, User
-from cloudless.core.validation import Violation, validate_name
+from cloudless.core.validation import validate_name
 from cloudless.identity.ca import IssuedCertificate
 from cloudless.identity.spiffe import USER, SpiffeId
-
-TTL_MS_MIN: Final = 1_000
-TTL_MS_MAX: Final = 366 * 24 * 3_600_000
-BINDINGS_MAX: Final = 100
 
 ISSUED = Counter("cloudless_certificates_issued_total", "Certificates signed.", ["kind"])
 
@@ -37,9 +31,9 @@ class Users(control_pb2_grpc.UserServiceServicer):
 
     async def PutUser(self, request: Any, context: Any) -> Any:
         backend = self._backend
-        refuse_violations(_violations(request))
         bindings = tuple(from_proto(binding, RoleBinding) for binding in request.bindings)
         user = User(name=request.name, bindings=bindings, created_at_ms=backend.clock.now_ms())
+        refuse_violations(user_violations(user, ttl_ms=request.ttl_ms))
         issued = None
         if request.csr_der:
             # Signed before it is proposed, so that a bad request changes nothing; given out only afterwards.
@@ -90,18 +84,3 @@ class Users(control_pb2_grpc.UserServiceServicer):
 def _log_issued(issued: IssuedCertificate, name: str) -> None:
     ISSUED.labels(USER).inc()
     log.info("security.cert_issued", user=name, serial=issued.serial, expires_at_ms=issued.expires_at_ms)
-
-
-def _violations(request: Any) -> Iterator[Violation]:
-    yield from validate_name(request.name, "name")
-    if len(request.bindings) > BINDINGS_MAX:
-        yield Violation("bindings", f"{len(request.bindings)} bindings are too many", f"use at most {BINDINGS_MAX}")
-    for number, binding in enumerate(request.bindings):
-        if binding.role not in (types_pb2.ROLE_VIEWER, types_pb2.ROLE_OPERATOR, types_pb2.ROLE_ADMIN):
-            yield Violation(f"bindings[{number}].role", "a role is required", "use viewer, operator or admin")
-        if binding.namespace != EVERYWHERE and not is_dns_label(binding.namespace):
-            yield Violation(
-                f"bindings[{number}].namespace", f"{binding.namespace[:80]!r} is no namespace", "use a name, or *"
-            )
-    if request.ttl_ms and not TTL_MS_MIN <= request.ttl_ms <= TTL_MS_MAX:
-        yield Violation("ttl", "the life of a certificate is out of range", "use 1s to 366 days")
