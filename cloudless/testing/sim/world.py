@@ -67,14 +67,14 @@ class _Tasks:
 
     def __init__(self, failures: list[BaseException]) -> None:
         self._failures = failures
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], None] = {}  # in the order of their start, which a set does not keep
 
     def spawn(self, work: Coroutine[Any, Any, Any], *, may_fail: bool = False) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
+        self._tasks[task] = None
 
         def ended(done: asyncio.Task[Any]) -> None:
-            self._tasks.discard(done)
+            self._tasks.pop(done, None)
             if not done.cancelled() and (error := done.exception()) is not None and not may_fail:
                 self._failures.append(error)
 
