@@ -173,8 +173,10 @@ class PrivateContainerd:
                 self.socket.parent.rmdir()
         known = [*self.state.glob(f"{_TASKS}/*"), *self.root.glob(f"{_TASKS}/*")]
         namespaces = {_RUNC_STATE / directory.name for directory in known}
-        for directory in (*namespaces, _RUNC_STATE, _SHIM_SOCKETS, _SHIM_SOCKETS.parent):
-            with contextlib.suppress(OSError):  # another containerd uses it
+        # The shims' folders have fixed names, whatever the daemon: another one may be about to use an empty one.
+        shared = () if with_arguments(_is_containerd) else (_RUNC_STATE, _SHIM_SOCKETS, _SHIM_SOCKETS.parent)
+        for directory in (*namespaces, *shared):
+            with contextlib.suppress(OSError):  # not empty, or gone
                 directory.rmdir()
         if remove and self.directory.exists():
             shutil.rmtree(self.directory)
@@ -228,6 +230,10 @@ def remove_cgroup(path: str) -> None:
     for hierarchy in (_CGROUPS, *(entry for entry in _CGROUPS.iterdir() if entry.is_dir())):
         with contextlib.suppress(OSError):
             (hierarchy / relative).rmdir()
+
+
+def _is_containerd(arguments: Sequence[str]) -> bool:
+    return Path(arguments[0]).name.startswith("containerd")
 
 
 def _is_shim_of(arguments: Sequence[str], address: str) -> bool:
