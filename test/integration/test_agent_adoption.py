@@ -41,17 +41,18 @@ def replica(fabric: LocalFabric) -> dict:
 
 
 def shells(fabric: LocalFabric) -> list[int]:
-    """The processes of the workload, by their words."""
-    pids = []
+    """The processes of the workload, by their words; without the copies that a shell is before it becomes `sleep`."""
+    parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 words = (entry / "cmdline").read_bytes()
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 continue
             if words.startswith(b"/bin/sh\0-c\0i=0; while :; do echo line"):
-                pids.append(int(entry.name))
-    return pids
+                parents[int(entry.name)] = parent
+    return [pid for pid, parent in parents.items() if parent not in parents]
 
 
 def lines(fabric: LocalFabric) -> list[int]:
