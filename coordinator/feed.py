@@ -41,7 +41,7 @@ class Feed(Generic[S]):
         self._next = 0
         self._known_from = index  # every batch with a greater index is in the ring
         self._newest_index = index
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: dict[asyncio.Future[None], None] = {}  # woken in the order in which they came
         self._closed = False
 
     def add(self, index: int, applied: Applied[S]) -> None:
@@ -89,11 +89,11 @@ class Feed(Generic[S]):
     async def wait(self) -> None:
         """Until a batch comes, the feed closes, or a watch does."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(future)
+        self._waiting[future] = None
         try:
             await future
         finally:
-            self._waiting.discard(future)
+            self._waiting.pop(future, None)
 
     def close(self) -> None:
         self._closed = True
