@@ -81,6 +81,8 @@ def up() -> int:
     reason = containerd.missing()
     local = fabric()
     print(f"Cloudless demo: a coordinator and {len(_AGENTS)} agents under {DIRECTORY.name}/")
+    if local.alive("coordinator"):
+        print("  -- it runs already: what is missing is started again, nothing else changes")
     if reason:
         print(f"  -- no containers here ({reason}): the process runtime is used instead")
     else:

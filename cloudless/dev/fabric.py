@@ -140,7 +140,10 @@ class LocalFabric:
     # members
 
     def start_coordinator(self, *, timeout_s: float = 30.0) -> None:
-        """Starts it, waits until it serves, and makes its admin context the current one of `config.yaml`."""
+        """Starts it, waits until it serves, and makes its admin context the current one of `config.yaml`. One that
+        runs is left alone."""
+        if self.alive("coordinator"):
+            return
         data = self.directory / "coordinator"
         listening = data / "listen.json"
         addresses = self._known_addresses(listening)
@@ -166,7 +169,8 @@ class LocalFabric:
         return dict(json.loads(saved.read_text())) if saved.exists() else {}
 
     def start_agent(self, plan: AgentPlan) -> None:
-        """Starts an agent; enrols it first, with a token of its own, when it has no identity yet."""
+        """Starts an agent; enrols it first, with a token of its own, when it has no identity yet. One that runs is
+        left alone."""
         data = self.directory / "agents" / plan.name
         token_file = data / "join.token"
         if not (data / "identity").exists() and not token_file.exists():
