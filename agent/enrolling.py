@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import socket
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from cloudless.agent.journal import FACTS
 from cloudless.clock import Clock
 from cloudless.config import AgentConfig
 from cloudless.core.labels import is_dns_label
@@ -25,9 +27,11 @@ from cloudless.errors import (
 )
 from cloudless.identity import credentials as stored
 from cloudless.identity.credentials import Credentials
+from cloudless.identity.files import make_private_directory, write_private
 
 log = structlog.get_logger(__name__)
 
+ADDRESSES_FILE: Final = "coordinators.json"
 _KEY_FILE: Final = "node.key"
 _RETRY_DELAY_S_MIN: Final = 0.5
 _RETRY_DELAY_S_MAX: Final = 30.0
@@ -54,7 +58,9 @@ async def obtain(
 ) -> tuple[Credentials, tuple[str, ...]]:
     """The stored credentials, or those of an enrolment with the join token; and the addresses learnt with them.
 
-    While no coordinator answers it goes on trying. Raises TokenRefused and Unauthenticated with the coordinator's
+    A node that has credentials and knows no address at all repeats its enrolment while it has a token: for the same
+    key the coordinator gives the same answer, at no further use of the token. While no coordinator answers it goes
+    on trying. Raises TokenRefused and Unauthenticated with the coordinator's
     reason, FailedPrecondition with reason `NotEnrolled` (there is no token either), InvalidArgument, Corrupt.
     """
     directory = identity_directory(config)
@@ -80,7 +86,31 @@ async def obtain(
             return await _enroll(config, jitter=jitter)
         except Unauthenticated as error:
             log.warning("enrollment.not_renewed", reason=error.reason, cause=error.message)
-    return known, ()
+    learnt = _load_addresses(directory)
+    if not learnt and not config.coordinators and not (config.data_dir / "journal" / FACTS).exists():
+        if not _has_token(config):
+            log.error("coordinators.unknown", remedy="set coordinators to the address of one")
+            return known, ()
+        try:
+            return await _enroll(config, jitter=jitter)
+        except CloudlessError as error:
+            log.error("enrollment.not_repeated", reason=error.reason, cause=error.message, remedy="set coordinators")
+    return known, learnt
+
+
+def _load_addresses(directory: Path) -> tuple[str, ...]:
+    """The addresses that came with the credentials; none where the file is gone or damaged."""
+    path = directory / ADDRESSES_FILE
+    try:
+        addresses = json.loads(path.read_bytes())
+        if not isinstance(addresses, list) or not all(isinstance(address, str) for address in addresses):
+            raise ValueError("not a list of addresses")
+    except FileNotFoundError:
+        return ()
+    except (ValueError, RecursionError) as error:
+        log.warning("coordinators.unreadable", file=str(path), cause=str(error))
+        return ()
+    return tuple(addresses)
 
 
 def _has_token(config: AgentConfig) -> bool:
@@ -90,7 +120,6 @@ def _has_token(config: AgentConfig) -> bool:
 async def _enroll(config: AgentConfig, *, jitter: Callable[[], float]) -> tuple[Credentials, tuple[str, ...]]:
     # Needed once in a node's life, and heavy.
     from cloudless.identity.enrollment import enroll
-    from cloudless.identity.files import make_private_directory
     from cloudless.identity.keys import ensure_private_key
 
     try:
@@ -116,6 +145,8 @@ async def _enroll(config: AgentConfig, *, jitter: Callable[[], float]) -> tuple[
         except CloudlessError as error:
             log.error("enrollment.refused", reason=error.reason, cause=error.message)
             raise
+        # First: credentials without an address would leave a node that can reach nobody, and a spent token.
+        write_private(directory / ADDRESSES_FILE, json.dumps(done.coordinators).encode())
         done.credentials.save(directory)
         log.info("enrollment.done", node=name, expires_at_ms=done.credentials.expires_at_ms)
         return done.credentials, done.coordinators

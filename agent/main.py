@@ -73,17 +73,23 @@ class Agent:
             raise InvalidArgument(
                 f"{violation.path}: {violation.message}", reason="BadSetting", remedy=violation.remedy
             )
-        credentials, learnt = await self._until_stopped(
-            enrolling.obtain(config, self._clock, jitter=self._random.random)
-        )
-        name = credentials.spiffe_id.name
-        structlog.contextvars.bind_contextvars(node=name)
-        runtimes = Runtimes(config, self._clock, node_name=name)
-        await self._until_stopped(runtimes.open())
+        # Before the enrolment: a start that fails on a taken port must not cost the join token.
+        serving = await metrics_server.serve(config.metrics, health=lambda: not self._stopping.is_set())
         try:
-            await self._serve(credentials, learnt, runtimes)
+            credentials, learnt = await self._until_stopped(
+                enrolling.obtain(config, self._clock, jitter=self._random.random)
+            )
+            name = credentials.spiffe_id.name
+            structlog.contextvars.bind_contextvars(node=name)
+            runtimes = Runtimes(config, self._clock, node_name=name)
+            await self._until_stopped(runtimes.open())
+            try:
+                await self._serve(credentials, learnt, runtimes, metrics=serving.address if serving else "")
+            finally:
+                await runtimes.router.close()
         finally:
-            await runtimes.router.close()
+            if serving is not None:
+                await serving.close()
 
     async def _until_stopped(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`; raises CancelledError when the agent shall end before it is there."""
@@ -99,7 +105,9 @@ class Agent:
                 task.cancel()
             await asyncio.gather(working, stopping, return_exceptions=True)
 
-    async def _serve(self, credentials: Credentials, learnt: tuple[str, ...], runtimes: Runtimes) -> None:
+    async def _serve(
+        self, credentials: Credentials, learnt: tuple[str, ...], runtimes: Runtimes, *, metrics: str
+    ) -> None:
         from cloudless.agent.device import UsageSampler
         from cloudless.identity.renewal import Renewer
 
@@ -111,7 +119,6 @@ class Agent:
         prober = NetworkProber(router)
         supervisor = Supervisor(router, journal, clock, prober, jitter=jitter, runtime_name=router.runtime_name)
         supervisor.load()
-        journal.learn_coordinators(learnt)
         await self._detect(runtimes)
         sampler = UsageSampler(config.data_dir, clock=clock, metered=self._device.metered)
         watcher = LogWatcher(max_bytes=config.runtime.log_max_bytes)
@@ -138,7 +145,9 @@ class Agent:
             open_channel=channels.open,
             learn_coordinators=journal.learn_coordinators,
         )
-        session = Session(connect, services, addresses=lambda: _addresses(config, journal.coordinators), jitter=jitter)
+        session = Session(
+            connect, services, addresses=lambda: _addresses(config, journal.coordinators, learnt), jitter=jitter
+        )
 
         async def renew(csr_der: bytes) -> tuple[bytes, int]:
             stream = session.stream
@@ -158,12 +167,11 @@ class Agent:
             clock=clock,
             jitter=jitter,
         )
-        serving = await metrics_server.serve(config.metrics, health=lambda: not self._stopping.is_set())
         log.info(
             "agent.started",
             version=__version__,
             runtimes=[runtime.name for runtime in self._device.runtimes if runtime.available],
-            metrics=serving.address if serving else "",
+            metrics=metrics,
         )
         jobs = [
             supervisor.run(),
@@ -186,8 +194,6 @@ class Agent:
             for task in (*tasks, stopping):
                 task.cancel()
             await asyncio.gather(*tasks, stopping, return_exceptions=True)
-            if serving is not None:
-                await serving.close()
             log.info("agent.stopped")
 
     async def _detect(self, runtimes: Runtimes) -> None:
@@ -227,9 +233,9 @@ async def _dial(session: object) -> GrpcStream:  # type: ignore[type-arg]
     return session.connection.channel()
 
 
-def _addresses(config: AgentConfig, learnt: Sequence[str]) -> tuple[str, ...]:
-    """Configured addresses first; those that were learnt are tried as well."""
-    return tuple(dict.fromkeys([*config.coordinators, *learnt]))
+def _addresses(config: AgentConfig, told: Sequence[str], enrolled_with: Sequence[str]) -> tuple[str, ...]:
+    """Configured addresses first; then what the last coordinator told, then what came with the enrolment."""
+    return tuple(dict.fromkeys([*config.coordinators, *told, *enrolled_with]))
 
 
 async def _watch_logs(supervisor: Supervisor, log_path: Callable[[str, str], Path], watcher: LogWatcher) -> None:

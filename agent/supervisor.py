@@ -103,7 +103,7 @@ class Supervisor:
         self.revision = remembered.revision
         if remembered.assignments is not None:
             self._assignments = {a.replica_id: a for a in remembered.assignments}
-        assigned = -1 if self._assignments is None else len(self._assignments)
+        assigned = None if self._assignments is None else len(self._assignments)
         log.info("supervisor.loaded", revision=self.revision, assignments=assigned)
 
     async def run(self) -> None:

@@ -174,7 +174,6 @@ def _accept(answer: control_pb2.EnrollResponse, key: PrivateKey, spiffe_id: Spif
         raise Unauthenticated(
             f"the coordinator certified {credentials.spiffe_id}, not {spiffe_id}", reason="CertificateInvalid"
         )
-    log.info("node.enrolled", id=str(spiffe_id), expires_at_ms=credentials.expires_at_ms)
     return Enrollment(credentials, tuple(answer.coordinators))
 
 
