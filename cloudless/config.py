@@ -4,7 +4,8 @@ Flags, environment variables and the example files under `config/` derive from i
 environment, which wins over the file, which wins over the default. `listen.api` is `--listen-api`,
 `CLOUDLESS_LISTEN_API` and, in the YAML file, `listen: {api: ...}`. Fields that end in `_ms` take durations
 (`24h`, `1m30s`), fields that end in `_bytes` sizes (`64Mi`), fields that end in `_millis` CPUs (`1500m`);
-their names are written without that ending. Lists are separated by commas.
+their names are written without that ending. Lists are separated by commas. Relative paths count from the folder that
+the program is started in. Every value is checked before `load` returns (`cloudless.kinds`).
 """
 
 from __future__ import annotations
@@ -16,12 +17,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cloudless import __version__
+from cloudless import __version__, kinds
 from cloudless.core import quantity
 from cloudless.errors import InvalidArgument
+from cloudless.kinds import Kind
 
 C = TypeVar("C")
 
+_PRECEDENCE = (
+    "A flag wins over the environment, which wins over the file, which wins over the default. "
+    "Each setting is a flag, a variable and a line of the file: --listen-api, CLOUDLESS_LISTEN_API, listen: {api: ...}."
+)
 _QUANTITIES = {
     "_ms": (quantity.parse_duration, quantity.format_duration),
     "_bytes": (quantity.parse_bytes, quantity.format_bytes),
@@ -29,48 +35,72 @@ _QUANTITIES = {
 }
 
 
-def setting(default: Any, doc: str) -> Any:
-    """A setting with its default and its documentation (one sentence; it becomes the flag's help)."""
+def setting(default: Any, doc: str, kind: Kind | None = None) -> Any:
+    """A setting with its default, its documentation (one sentence; it becomes the flag's help) and what its values may
+    be (None: what follows from its type and name)."""
+    metadata = {"doc": doc, "kind": kind}
     if isinstance(default, dict):
-        return dataclasses.field(default_factory=lambda: dict(default), metadata={"doc": doc})
-    return dataclasses.field(default=default, metadata={"doc": doc})
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-    level: str = setting("info", "Least severity that is logged: debug, info, warning or error.")
-    format: str = setting("json", "json (one object a line) or text (for people).")
+    level: str = setting(
+        "info",
+        "Least severity that is logged: debug, info, warning or error.",
+        kinds.one_of("debug", "info", "warning", "error"),
+    )
+    format: str = setting("json", "json (one object a line) or text (for people).", kinds.one_of("json", "text"))
 
 
 @dataclasses.dataclass(frozen=True)
 class MetricsConfig:
     listen: str = setting(
-        "127.0.0.1:9090", "Address of /metrics and /healthz, plain HTTP; loopback unless set; empty: off."
+        "127.0.0.1:9090",
+        "Address of /metrics and /healthz, plain HTTP; loopback unless set; empty: off.",
+        kinds.OPTIONAL_LISTENER,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class AgentMetricsConfig(MetricsConfig):
+    # Another port than the coordinator's: the two share a machine.
+    listen: str = setting(
+        "127.0.0.1:9092",
+        "Address of /metrics and /healthz, plain HTTP; loopback unless set; empty: off.",
+        kinds.OPTIONAL_LISTENER,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class TracingConfig:
     otlp_endpoint: str = setting("", "OTLP/gRPC address that spans are sent to; empty: tracing is off.")
-    sample_ratio: float = setting(1.0, "Share of traces that are kept, 0 to 1.")
+    sample_ratio: float = setting(1.0, "Share of traces that are kept, 0 to 1.", kinds.SHARE)
 
 
 @dataclasses.dataclass(frozen=True)
 class CoordinatorListen:
-    api: str = setting("0.0.0.0:8443", "mTLS listener for people, programs and agents.")
-    enroll: str = setting("0.0.0.0:8442", "Enrolment and liveness; the only listener without client certificates.")
+    api: str = setting("0.0.0.0:8443", "mTLS listener for people, programs and agents.", kinds.LISTENER)
+    enroll: str = setting(
+        "0.0.0.0:8442", "Enrolment and liveness; the only listener without client certificates.", kinds.LISTENER
+    )
     advertise: tuple[str, ...] = setting(
-        (), "Addresses (host:port of the mTLS listener) given to agents and people; empty: this host's own."
+        (),
+        "Addresses (host:port of the mTLS listener) given to agents and people; empty: this host's own.",
+        kinds.ADVERTISED,
     )
     advertise_enroll: tuple[str, ...] = setting(
-        (), "Addresses of the enrolment listener put into join tokens; empty: this host's own."
+        (), "Addresses of the enrolment listener put into join tokens; empty: this host's own.", kinds.ADVERTISED
     )
-    names: tuple[str, ...] = setting((), "More DNS names and IP addresses for the coordinator's certificate.")
+    names: tuple[str, ...] = setting(
+        (), "More DNS names and IP addresses for the coordinator's certificate.", kinds.CERTIFICATE_NAMES
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class IdentityConfig:
-    trust_domain: str = setting("cloudless.local", "SPIFFE trust domain; fixed at first start.")
+    trust_domain: str = setting("cloudless.local", "SPIFFE trust domain; fixed at first start.", kinds.TRUST_DOMAIN)
     node_certificate_ttl_ms: int = setting(24 * 3_600_000, "Life of a node's certificate; renewed at two thirds.")
     user_certificate_ttl_ms: int = setting(30 * 24 * 3_600_000, "Life of a person's certificate.")
     token_ttl_ms: int = setting(24 * 3_600_000, "Life of a join token when none is asked for.")
@@ -78,33 +108,39 @@ class IdentityConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StoreConfig:
-    engine: str = setting("single", "Replication engine: single.")
+    engine: str = setting("single", "Replication engine: single.", kinds.one_of("single"))
     segment_bytes: int = setting(16 * 2**20, "A write-ahead log segment is closed at this size.")
-    snapshot_entries: int = setting(20_000, "Entries after the last snapshot that cause the next one.")
+    snapshot_entries: int = setting(
+        20_000, "Entries after the last snapshot that cause the next one.", kinds.at_least(1)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class SessionConfig:
     heartbeat_interval_ms: int = setting(1000, "How often an agent sends a heartbeat.")
-    heartbeat_misses: int = setting(4, "Heartbeats missed in a row after which a node is unreachable.")
+    heartbeat_misses: int = setting(
+        4, "Heartbeats missed in a row after which a node is unreachable.", kinds.at_least(1)
+    )
     node_lease_ms: int = setting(5 * 60_000, "How long a node may be unreachable before it is lost.")
 
 
 @dataclasses.dataclass(frozen=True)
 class SchedulerConfig:
-    weight_locality: float = setting(0.30, "Weight of the locality term of the score.")
-    weight_reliability: float = setting(0.25, "Weight of the reliability term.")
-    weight_cost: float = setting(0.15, "Weight of the cost term.")
-    weight_utilization: float = setting(0.20, "Weight of the utilization term (bin-packing).")
-    weight_network: float = setting(0.10, "Weight of the network penalty, which is subtracted.")
+    weight_locality: float = setting(0.30, "Weight of the locality term of the score.", kinds.WEIGHT)
+    weight_reliability: float = setting(0.25, "Weight of the reliability term.", kinds.WEIGHT)
+    weight_cost: float = setting(0.15, "Weight of the cost term.", kinds.WEIGHT)
+    weight_utilization: float = setting(0.20, "Weight of the utilization term (bin-packing).", kinds.WEIGHT)
+    weight_network: float = setting(0.10, "Weight of the network penalty, which is subtracted.", kinds.WEIGHT)
 
 
 @dataclasses.dataclass(frozen=True)
 class CoordinatorConfig:
     """Settings of `cloudless-coordinator`."""
 
-    id: str = setting("c1", "Name of this coordinator within the fabric.")
-    data_dir: Path = setting(Path("/var/lib/cloudless/coordinator"), "Log, snapshots and keys; mode 0700.")
+    id: str = setting("c1", "Name of this coordinator within the fabric.", kinds.COORDINATOR_ID)
+    data_dir: Path = setting(
+        Path("/var/lib/cloudless/coordinator"), "Log, snapshots and keys; mode 0700.", kinds.FOLDER
+    )
     admin_context: Path = setting(
         Path(), "Where the first admin context is written at bootstrap; empty: DATA_DIR/admin.yaml."
     )
@@ -120,22 +156,28 @@ class CoordinatorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OwnerConfig:
-    share: float = setting(1.0, "Share of the device's CPU and memory that the fabric may use, 0 to 1.")
+    share: float = setting(1.0, "Share of the device's CPU and memory that the fabric may use, 0 to 1.", kinds.SHARE)
     cpu_millis: int = setting(0, "CPUs offered; 0: the share of what the device has.")
-    memory_bytes: int = setting(0, "Memory offered; 0: the share of what the device has.")
+    memory_bytes: int = setting(0, "Memory offered; 0: the share of what the device has.", kinds.SIZE_OR_NONE)
 
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeConfig:
-    names: tuple[str, ...] = setting(("containerd", "process"), "Runtimes to use where the device has them.")
-    containerd_address: str = setting("/run/containerd/containerd.sock", "containerd's socket.")
+    names: tuple[str, ...] = setting(
+        ("containerd", "process"), "Runtimes to use where the device has them.", kinds.RUNTIMES
+    )
+    containerd_address: str = setting("/run/containerd/containerd.sock", "containerd's socket.", kinds.FILE)
     containerd_snapshotter: str = setting("overlayfs", "containerd's snapshotter: overlayfs, or native where it fails.")
-    containerd_namespace: str = setting("cloudless", "containerd namespace that this agent owns.")
-    cgroup_prefix: str = setting("cloudless", "Parent cgroup of this agent's containers.")
-    bridge: str = setting("cloudless0", "Bridge of this node's replicas (at most 15 characters).")
-    subnet: str = setting("10.88.0.0/24", "IPv4 subnet of that bridge.")
+    containerd_namespace: str = setting(
+        "cloudless", "containerd namespace that this agent owns.", kinds.CONTAINERD_NAMESPACE
+    )
+    cgroup_prefix: str = setting("cloudless", "Parent cgroup of this agent's containers.", kinds.CGROUP)
+    bridge: str = setting("cloudless0", "Bridge of this node's replicas (at most 15 characters).", kinds.LINK_NAME)
+    subnet: str = setting("10.88.0.0/24", "IPv4 subnet of that bridge.", kinds.SUBNET)
     process_address: str = setting(
-        "127.0.0.1", "Address of this device that process replicas listen on (CLOUDLESS_ADDRESS) and are reported at."
+        "127.0.0.1",
+        "Address of this device that process replicas listen on (CLOUDLESS_ADDRESS) and are reported at.",
+        kinds.IP_ADDRESS,
     )
     log_max_bytes: int = setting(16 * 2**20, "A container's log is rotated at this size.")
 
@@ -144,18 +186,22 @@ class RuntimeConfig:
 class AgentConfig:
     """Settings of `cloudless-agent`."""
 
-    data_dir: Path = setting(Path("/var/lib/cloudless/agent"), "Keys, journal and logs; mode 0700.")
-    node_name: str = setting("", "Name of this node; empty: the host name.")
-    coordinators: tuple[str, ...] = setting((), "Addresses of coordinators; empty: those learnt at enrolment.")
+    data_dir: Path = setting(Path("/var/lib/cloudless/agent"), "Keys, journal and logs; mode 0700.", kinds.FOLDER)
+    node_name: str = setting("", "Name of this node; empty: the host name.", kinds.OPTIONAL_NODE_NAME)
+    coordinators: tuple[str, ...] = setting(
+        (), "Addresses of coordinators; empty: those learnt at enrolment.", kinds.DIALLED
+    )
     join_token_file: Path = setting(Path(), "File that holds a join token; used while the node is not enrolled.")
-    device_class: str = setting("", "phone, laptop, desktop, server, gateway or vps; empty: detected.")
+    device_class: str = setting(
+        "", "phone, laptop, desktop, server, gateway or vps; empty: detected.", kinds.DEVICE_CLASS
+    )
     labels: dict[str, str] = setting(
-        {}, "Labels as a=b,c=d that this device says of itself; a label that an administrator sets wins."
+        {}, "Labels as a=b,c=d that this device says of itself; a label that an administrator sets wins.", kinds.LABELS
     )
     owner: OwnerConfig = OwnerConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     log: LogConfig = LogConfig()
-    metrics: MetricsConfig = MetricsConfig()
+    metrics: AgentMetricsConfig = AgentMetricsConfig()
     tracing: TracingConfig = TracingConfig()
 
 
@@ -166,6 +212,7 @@ class _Leaf:
     hint: Any
     default: Any
     doc: str
+    kind: Kind
 
     @property
     def flag(self) -> str:
@@ -189,28 +236,46 @@ def leaves(cls: type, attributes: tuple[str, ...] = (), path: tuple[str, ...] = 
         for ending in _QUANTITIES:
             name = name.removesuffix(ending)
         default = field.default if field.default is not dataclasses.MISSING else {}
-        found.append(_Leaf((*path, name), (*attributes, field.name), hint, default, str(field.metadata.get("doc", ""))))
+        kind = field.metadata.get("kind") or _kind_of(field.name, hint)
+        doc = str(field.metadata.get("doc", ""))
+        found.append(_Leaf((*path, name), (*attributes, field.name), hint, default, doc, kind))
     return found
 
 
+def _kind_of(name: str, hint: Any) -> Kind:
+    for ending, kind in (("_ms", kinds.DURATION), ("_bytes", kinds.SIZE), ("_millis", kinds.CPUS)):
+        if name.endswith(ending):
+            return kind
+    if typing.get_origin(hint) in (tuple, dict):
+        return kinds.TEXTS
+    return {Path: kinds.FILE, int: kinds.NUMBER, float: kinds.NUMBER}.get(hint, kinds.ANYTHING)
+
+
 def _parse(leaf: _Leaf, value: Any, source: str) -> Any:
-    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     try:
-        for ending, (parse, _) in _QUANTITIES.items():
-            if leaf.attributes[-1].endswith(ending):
-                return parse(text)
-        if leaf.hint is int or leaf.hint is float:
-            return leaf.hint(text)
-        if leaf.hint is Path:
-            return Path(text) if text else Path()
-        if typing.get_origin(leaf.hint) is tuple:
-            return tuple(part.strip() for part in text.split(",") if part.strip())
-        if typing.get_origin(leaf.hint) is dict:
-            if isinstance(value, Mapping):
-                return {str(k): str(v) for k, v in value.items()}
-            return _pairs(text)
+        parsed = _parsed(leaf, value)
+        leaf.kind.check(parsed)
     except ValueError as error:
         raise InvalidArgument(f"{source}: {error}", reason="BadSetting") from None
+    return parsed
+
+
+def _parsed(leaf: _Leaf, value: Any) -> Any:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    for ending, (parse, _) in _QUANTITIES.items():
+        if leaf.attributes[-1].endswith(ending):
+            return parse(text)
+    if leaf.hint is int or leaf.hint is float:
+        return leaf.hint(text)
+    if leaf.hint is Path:
+        # Absolute, because helper processes are started in other folders.
+        return Path(text).absolute() if text else Path()
+    if typing.get_origin(leaf.hint) is tuple:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if typing.get_origin(leaf.hint) is dict:
+        if isinstance(value, Mapping):
+            return {str(k): str(v) for k, v in value.items()}
+        return _pairs(text)
     return text
 
 
@@ -279,17 +344,31 @@ def build(cls: type[C], values: Mapping[tuple[str, ...], Any], prefix: tuple[str
     return cls(**arguments)
 
 
-def load(cls: type[C], program: str, argv: Sequence[str], environment: Mapping[str, str]) -> C:
-    """The configuration from flags, environment and `--config FILE`. Exits with 2 on a bad flag, as argparse
-    does; raises InvalidArgument for a bad value, naming where it stands."""
-    parser = argparse.ArgumentParser(program, description=cls.__doc__, allow_abbrev=False)
+def load(cls: type[C], program: str, argv: Sequence[str], environment: Mapping[str, str], *, about: str = "") -> C:
+    """The configuration from flags, environment and `--config FILE`; `about` says in the help what the program is.
+    Exits with 2 on a bad flag, as argparse does; raises InvalidArgument (BadSetting) for a bad value, naming where it
+    stands."""
+    parser = argparse.ArgumentParser(
+        program,
+        usage="%(prog)s [--config FILE] [SETTING ...]",
+        description=about or cls.__doc__,
+        epilog=_PRECEDENCE,
+        allow_abbrev=False,
+    )
     parser.add_argument("--version", action="version", version=f"{program} {__version__}")
-    parser.add_argument("--config", metavar="FILE", default=environment.get("CLOUDLESS_CONFIG_FILE", ""))
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        default=environment.get("CLOUDLESS_CONFIG_FILE", ""),
+        help="YAML file of settings, as config/*.example.yaml show it (or CLOUDLESS_CONFIG_FILE).",
+    )
     every = leaves(typing.cast(type, cls))
     for leaf in every:
         shown = _show(leaf)
         default = f" [default: {shown}]" if shown else ""
-        parser.add_argument(leaf.flag, dest=leaf.flag, metavar="V", help=(leaf.doc + default).replace("%", "%%"))
+        parser.add_argument(
+            leaf.flag, dest=leaf.flag, metavar=leaf.kind.metavar, help=(leaf.doc + default).replace("%", "%%")
+        )
     flags = vars(parser.parse_args(list(argv)))
     known = {leaf.path: leaf for leaf in every}
     from_file = _from_file(Path(flags["config"]), known) if flags["config"] else {}
