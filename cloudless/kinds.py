@@ -60,7 +60,7 @@ def _is_host(text: str) -> bool:
 def _is_host_port(text: str, *, lowest: int) -> bool:
     host, _, port = text.rpartition(":")
     bare = host.removeprefix("[").removesuffix("]")
-    if not (_is_host(host) and ":" not in host or host == f"[{bare}]" and _is_ip(bare)):
+    if not ((_is_host(host) and ":" not in host) or (host == f"[{bare}]" and _is_ip(bare))):
         return False
     return port.isascii() and port.isdigit() and len(port) <= 5 and lowest <= int(port) <= _PORT_MAX
 
