@@ -19,9 +19,12 @@ EXPLAINED_MAX: Final = 5
 
 
 def is_available(workload: Any) -> bool:
-    """Every replica that is wanted is of the present generation and ready."""
-    status = workload.status
-    return not workload.deleting and status.updated >= status.desired and status.ready >= status.desired
+    """Every replica that is wanted is of the present generation and ready, and none of an older one is left.
+
+    That is for the coordinator to say: its counts mix the generations, so that a ready replica of the old one could
+    stand for a new one that is not.
+    """
+    return not workload.deleting and field_word(workload.status, "phase") == "Available"
 
 
 def available(app: App, keys: Collection[Key], *, timeout_ms: int, done: Callable[[Any], None]) -> None:
@@ -96,15 +99,21 @@ def _late(app: App, left: Collection[Key], latest: dict[Key, Any], timeout_ms: i
     placed = True
     for namespace, name in sorted(left)[:EXPLAINED_MAX]:
         workload = latest.get((namespace, name))
-        state = f"{workload.status.ready} of {workload.status.desired} ready" if workload else "not seen"
+        state = "not seen"
+        if workload:
+            status = workload.status
+            state = f"{status.ready} of {status.desired} ready, {status.updated} of generation {workload.generation}"
         reasons.append(f"workload/{name}: {state}")
         request = control_pb2.ListReplicasRequest(options=control_pb2.ListOptions(namespace=namespace), workload=name)
         for replica in app.client.pages("Workload", "ListReplicas", request, "replicas")[0][:EXPLAINED_MAX]:
-            if field_word(replica.status, "phase") == "Ready" or replica.stopping:
+            ready = field_word(replica.status, "phase") == "Ready"
+            if replica.stopping or (ready and workload and replica.generation == workload.generation):
                 continue
             nowhere = not replica.node_id and replica.status.reason == "Unplaceable"
             placed = placed and not nowhere
             why = replica.placement.summary if not replica.node_id else replica.status.message
+            if ready:
+                why = f"still of generation {replica.generation}"
             reasons.append(f"replica/{replica.id}: {resources.replica_status(replica)}{f': {why}' if why else ''}")
     more = f"\n  and {len(left) - EXPLAINED_MAX} more" if len(left) > EXPLAINED_MAX else ""
     message = f"not available after {span(timeout_ms)}:\n  " + "\n  ".join(reasons) + more

@@ -165,7 +165,7 @@ class FakeControl:
             status.running = status.ready
             status.pending = sum(not r.node_id for r in mine)
             status.updated = sum(r.generation == workload.generation for r in mine)
-            complete = status.ready >= status.desired
+            complete = status.ready >= status.desired <= status.updated == len(mine)
             status.phase = types_pb2.WORKLOAD_PHASE_AVAILABLE if complete else types_pb2.WORKLOAD_PHASE_PROGRESSING
             self.put("workload", f"{namespace}/{name}", workload)
 
