@@ -78,11 +78,18 @@ class Contexts:
         """The context of this name, or the current one. Raises NotFound with reason `NoContext` or
         `ContextNotFound`."""
         wanted = name or self.current
+        if not self.contexts:
+            raise NotFound(
+                f"there is no context {name!r}: none was taken in yet" if name else "there is no context yet",
+                reason="ContextNotFound" if name else "NoContext",
+                remedy="take one in with `cloudlessctl config import FILE`: admin.yaml of the coordinator's data "
+                "directory, or a file that an administrator made with `cloudlessctl user put`",
+            )
         if not wanted:
             raise NotFound(
                 "no context is chosen",
                 reason="NoContext",
-                remedy="choose one with `cloudlessctl config use NAME`, or set CLOUDLESS_CONFIG to a contexts file",
+                remedy="choose one with `cloudlessctl config use-context NAME`, or name one with --context",
             )
         for context in self.contexts:
             if context.name == wanted:

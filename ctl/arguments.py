@@ -32,10 +32,24 @@ def pairs(texts: Iterable[str], what: str) -> dict[str, str]:
     return found
 
 
+def _bare(kind: str, name: str) -> str:
+    """`x` of `replica replica/x`: saying the type twice is no contradiction."""
+    again, slash, rest = name.partition("/")
+    if not slash:
+        return name
+    from cloudless.ctl.resources import find
+
+    if find(again) is not find(kind) or not rest:
+        raise usage(f"{name!r} is no {find(kind).singular}", "name it as TYPE NAME or TYPE/NAME")
+    return rest
+
+
 def targets(words: Sequence[str], *, default_type: str = "") -> list[tuple[str, str]]:
     """(type, name) of each thing: `TYPE NAME...`, `TYPE/NAME...`, or `NAME...` where a type is implied."""
     if not words:
         raise usage("nothing is named", "name it as TYPE NAME or TYPE/NAME")
+    if "/" not in words[0] and any("/" in word for word in words[1:]) and not default_type:
+        words = [f"{words[0]}/{word}" for word in words[1:]]
     if any("/" in word for word in words):
         found = []
         for word in words:
@@ -44,7 +58,7 @@ def targets(words: Sequence[str], *, default_type: str = "") -> list[tuple[str, 
                 kind, name = default_type, word
             elif not slash or not kind or not name:
                 raise usage(f"{word!r} is not of the form TYPE/NAME", "do not mix TYPE/NAME with TYPE NAME")
-            found.append((kind, name))
+            found.append((kind, _bare(kind, name)))
         return found
     if default_type:
         return [(default_type, word) for word in words]

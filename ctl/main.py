@@ -86,6 +86,8 @@ def _crash(error: Exception, app: App) -> int:
 
 
 def main() -> NoReturn:
+    # Before gRPC is imported: what it would write about a broken handshake is said better by our own error.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     code = run()
     try:
         sys.stdout.flush()

@@ -18,6 +18,7 @@ no_headers = click.option("--no-headers", is_flag=True, help="Leave out the tabl
 all_namespaces = click.option("-A", "--all-namespaces", is_flag=True, help="Every namespace that you may see.")
 selector = click.option("-l", "--selector", default="", metavar="SELECTOR", help="Labels, as in app=web,tier!=cache.")
 container = click.option("-c", "--container", default="", metavar="NAME", help="Container; the first one by default.")
+ignore_not_found = click.option("--ignore-not-found", is_flag=True, help="What is not there is no failure.")
 watch = click.option("-w", "--watch", is_flag=True, help="Go on showing changes.")
 
 

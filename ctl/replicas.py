@@ -10,13 +10,14 @@ from cloudless.ctl.app import App
 from cloudless.ctl.arguments import usage
 from cloudless.ctl.output import field_word
 from cloudless.ctl.resources import Query
-from cloudless.errors import FailedPrecondition, NotFound
+from cloudless.errors import CloudlessError, FailedPrecondition, InvalidArgument, NotFound
 
 
-def of(app: App, word: str, *, selector: str = "") -> tuple[list[Any], bool]:
-    """The replicas that `ID`, `replica/ID` or `workload/NAME` means, and whether one was named by itself.
+def of(app: App, word: str, *, verb: str, selector: str = "") -> tuple[list[Any], bool]:
+    """The replicas that `ID`, `replica/ID` or `workload/NAME` means, and whether one was named by itself. `verb` is
+    the command that asks, for the hint.
 
-    Raises NotFound where there are none.
+    Raises NotFound where there are none, InvalidArgument for a prefix of several.
     """
     if selector:
         found, _ = resources.REPLICA.items(app, Query(app.namespace, False, selector))
@@ -30,6 +31,10 @@ def of(app: App, word: str, *, selector: str = "") -> tuple[list[Any], bool]:
             if found:
                 return found, False
             raise
+        except InvalidArgument as ambiguous:
+            if _is_workload(app, word):
+                ambiguous.remedy = f"`cloudlessctl {verb} workload/{word}` means the workload; else give more of the id"
+            raise
     resource = resources.find(kind)
     if resource is resources.REPLICA:
         return [resource.get(app, name)], True
@@ -39,9 +44,9 @@ def of(app: App, word: str, *, selector: str = "") -> tuple[list[Any], bool]:
     return _some(_of_workload(app, name), f"workload/{name} has no replicas"), False
 
 
-def one(app: App, word: str) -> Any:
+def one(app: App, word: str, *, verb: str) -> Any:
     """The replica to work in: the named one, else the first ready one of a workload. Raises FailedPrecondition."""
-    found, single = of(app, word)
+    found, single = of(app, word, verb=verb)
     if single:
         return found[0]
     running = [
@@ -55,6 +60,14 @@ def one(app: App, word: str) -> Any:
             remedy=f"`cloudlessctl describe {word if '/' in word else f'workload {word}'}` tells why",
         )
     return running[0]
+
+
+def _is_workload(app: App, name: str) -> bool:
+    try:
+        resources.WORKLOAD.get(app, name)
+    except CloudlessError:  # not there, or not to be seen: either way no hint to give
+        return False
+    return True
 
 
 def _of_workload(app: App, name: str) -> list[Any]:

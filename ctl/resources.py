@@ -18,6 +18,18 @@ from cloudless.ctl.output import field_word, plain
 from cloudless.ctl.times import age, instant, span
 from cloudless.errors import InvalidArgument, NotFound
 
+# How Kubernetes, Nomad and Swarm call these things.
+_ELSEWHERE: Final = {
+    **dict.fromkeys(("pod", "alloc", "allocation", "task", "instance"), "replica"),
+    **dict.fromkeys(("pods", "po", "allocs", "allocations", "tasks", "instances", "replicaset", "replicasets", "rs"),
+                    "replicas"),
+    **dict.fromkeys(("deployment", "deploy", "job", "service", "svc", "statefulset", "sts", "daemonset", "ds", "app"),
+                    "workload"),
+    **dict.fromkeys(("deployments", "jobs", "services", "statefulsets", "daemonsets", "apps", "all"), "workloads"),
+    **dict.fromkeys(("device", "client", "machine", "host"), "node"),
+    **dict.fromkeys(("devices", "clients", "machines", "hosts"), "nodes"),
+}  # fmt: skip
+
 Cell = Callable[[Any, int], str]  # (item, now_ms)
 
 
@@ -89,6 +101,8 @@ def find(word: str) -> Resource:
     for resource in RESOURCES:
         if lower in (resource.singular, resource.plural, *resource.short):
             return resource
+    if lower in _ELSEWHERE:
+        raise usage(f"there is no type {word!r}", f"did you mean {_ELSEWHERE[lower]!r}?")
     names = [name for resource in RESOURCES for name in (resource.singular, resource.plural)]
     close = difflib.get_close_matches(lower, names, n=1, cutoff=0.6)
     kinds = ", ".join(resource.plural for resource in RESOURCES)

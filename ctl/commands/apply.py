@@ -13,6 +13,7 @@ from cloudless.ctl import manifests, options, output, waiting
 from cloudless.ctl.app import App
 from cloudless.ctl.arguments import duration_ms, usage
 from cloudless.ctl.cli import command
+from cloudless.ctl.refusals import parts
 from cloudless.errors import BY_CODE, CloudlessError, Internal
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ _WORDS: Final = {"created": "created", "updated": "configured", "unchanged": "un
 @click.option("-f", "--filename", "files", multiple=True, metavar="FILE|DIR|-", help="Manifests; repeatable.",
               type=click.Path(allow_dash=True))  # fmt: skip
 @click.option("-R", "--recursive", is_flag=True, help="Look into folders of folders, too.")
-@click.option("--dry-run", type=click.Choice(["none", "client", "server"]), default="none", show_default=True,
-              help="client: only check the manifests; server: ask what would change.")  # fmt: skip
+@click.option("--dry-run", type=click.Choice(["none", "client", "server"]), default="none", is_flag=False,
+              flag_value="client",
+              help="client (the bare flag): only check the manifests; server: ask what would change.")  # fmt: skip
 @click.option("--wait", is_flag=True, help="Block until every replica is ready.")
 @options.timeout("5m")
 @click.option("-o", "--output", "format", default="table", metavar="FORMAT", help="table, name, json or yaml.")
@@ -109,7 +111,10 @@ def _report(app: App, outcomes: Sequence[Any], format: str, suffix: str) -> int:
     else:
         _lines(app, outcomes, format, suffix)
     for outcome in refused:
-        app.note(f"error: workload/{outcome.name}: {outcome.error_message or outcome.error_code}")
+        cause, remedy = parts(outcome.error_message or outcome.error_code)
+        app.note(f"error: workload/{outcome.name}: {cause}")
+        if remedy:
+            app.note(f"hint: {remedy}")
     if not refused:
         return 0
     cls: type[CloudlessError] = BY_CODE.get(refused[0].error_code, Internal)

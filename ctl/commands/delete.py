@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import click
@@ -27,7 +27,7 @@ LINES_MAX: Final = 50
 @options.selector
 @click.option("--all", "every", is_flag=True, help="All workloads of the namespace.")
 @click.option("--force", is_flag=True, help="Remove a node although replicas are assigned to it.")
-@click.option("--ignore-not-found", is_flag=True, help="What is not there is no failure.")
+@options.ignore_not_found
 @click.option("--wait", is_flag=True, help="Block until workloads and their replicas are gone.")
 @options.timeout("2m")
 def delete(app: App, what: tuple[str, ...], files: tuple[str, ...], **flags: Any) -> int:
@@ -58,7 +58,8 @@ def run(
         jobs = [(f"workload/{name}", _workload(app, namespace, name)) for namespace, name in keys]
     else:
         keys, jobs = _named(app, what, selector=selector, every=every, force=force)
-    code = _run(app, jobs, ignore_not_found=ignore_not_found)
+    namespaces = {f"workload/{name}": namespace for namespace, name in keys}
+    code = _run(app, jobs, ignore_not_found=ignore_not_found, namespaces=namespaces)
     if wait:
         for key in keys:
             waiting.gone(app, key, timeout_ms=timeout_ms)
@@ -108,7 +109,15 @@ def _workload(app: App, namespace: str, name: str) -> Callable[[], Any]:
     return lambda: app.client.call("Workload", "DeleteWorkload", request, write=True)
 
 
-def _run(app: App, jobs: list[Job], *, ignore_not_found: bool) -> int:
+def _cause(name: str, error: CloudlessError, namespace: str) -> str:
+    """What is not there is said as `get` says it; anything else names the thing first."""
+    if not isinstance(error, NotFound):
+        return f"{name}: {error.message}"
+    kind, _, bare = name.partition("/")
+    return f"{kind} {bare!r} was not found" + (f" in namespace {namespace}" if namespace else "")
+
+
+def _run(app: App, jobs: list[Job], *, ignore_not_found: bool, namespaces: Mapping[str, str]) -> int:
     """Runs them side by side and says what became of each; the exit code of the first failure, or 0."""
     code = deleted = 0
     words = {"token": "revoked", "user": "revoked", "node": "removed"}
@@ -116,7 +125,7 @@ def _run(app: App, jobs: list[Job], *, ignore_not_found: bool) -> int:
         if isinstance(outcome, CloudlessError):
             if isinstance(outcome, NotFound) and ignore_not_found:
                 continue
-            app.note(f"error: {name}: {outcome.message}")
+            app.note(f"error: {_cause(name, outcome, namespaces.get(name, ''))}")
             if outcome.remedy:
                 app.note(f"hint: {outcome.remedy}")
             code = code or outcome.exit_code

@@ -38,7 +38,7 @@ def run(app: App, what: str, program: tuple[str, ...], *, container: str, intera
     """What `exec` does; returns the remote exit code."""
     if program and program[0] == "--":
         program = program[1:]
-    replica = replicas.one(app, what)
+    replica = replicas.one(app, what, verb="exec")
     if tty and not sys.stdin.isatty():
         app.note("warning: stdin is no terminal, so the program gets none; leave out -t")
         tty = False

@@ -70,17 +70,16 @@ def explain(app: App, path: str, recursive: bool) -> None:
     """Explain a field of the manifest.
 
     \b
-    cloudlessctl explain
+    cloudlessctl explain workload
     cloudlessctl explain spec.containers.livenessProbe
     """
-    if not path:
-        app.print(f"apiVersion: {schema.API_VERSION}\nkind: Workload\n")
-        for name, cls, doc in _ROOTS:
-            app.print(f"{name}  <object>\n    {doc}")
-            if recursive:
-                _children(app, cls, name, 1, recursive)
-        return
     path = re.sub(r"\[[^\]]*\]", "", path)
+    kind, _, below = path.partition(".")
+    if kind.lower() in ("workload", "workloads", "wl"):
+        path = below
+    if not path:
+        _overview(app, recursive)
+        return
     cls, field = resolve(path)
     if field is None:
         app.print(f"{path}  <object>\n    {next(doc for name, _, doc in _ROOTS if name == path)}\n")
@@ -91,6 +90,14 @@ def explain(app: App, path: str, recursive: bool) -> None:
     if inner is not None:
         app.print()
         _children(app, inner, path, 0, recursive)
+
+
+def _overview(app: App, recursive: bool) -> None:
+    app.print(f"apiVersion: {schema.API_VERSION}\nkind: Workload\n")
+    for name, cls, doc in _ROOTS:
+        app.print(f"{name}  <object>\n    {doc}")
+        if recursive:
+            _children(app, cls, name, 1, recursive)
 
 
 def _children(app: App, cls: Any, path: str, depth: int, recursive: bool) -> None:

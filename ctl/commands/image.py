@@ -128,6 +128,8 @@ def list_(app: App, nodes: tuple[str, ...], format: str, no_headers: bool) -> in
     for node, answer in zip(wanted, answers, strict=True):
         if isinstance(answer, CloudlessError):
             app.note(f"error: node/{node}: {answer.message}")
+            if answer.remedy:
+                app.note(f"hint: {answer.remedy}")
             code = code or answer.exit_code
             continue
         rows += [{"node": node} | output.plain(found) for found in answer]

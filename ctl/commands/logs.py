@@ -48,7 +48,7 @@ def logs(
     if bool(what) is bool(selector):
         raise usage("name a replica or workload/NAME, or select with -l")
     since_ms = duration_ms(since, "--since") if since else 0
-    found, single = replicas.of(app, what, selector=selector)
+    found, single = replicas.of(app, what, verb="logs", selector=selector)
     if len(found) > REPLICAS_MAX:
         raise usage(f"{len(found)} replicas are more than {REPLICAS_MAX}", "name some of them")
     readers = [

@@ -136,9 +136,11 @@ def taint(app: App, name: str, taints: tuple[str, ...]) -> None:
 @command("remove")
 @_names
 @click.option("--force", is_flag=True, help="Although replicas are assigned to it.")
-def remove(app: App, names: tuple[str, ...], force: bool) -> int:
+@options.ignore_not_found
+def remove(app: App, names: tuple[str, ...], force: bool, ignore_not_found: bool) -> int:
     """Take nodes out of the fabric. They need a new join token to come back."""
-    return delete_.run(app, tuple(f"node/{_bare(name)}" for name in names), force=force)
+    things = tuple(f"node/{_bare(name)}" for name in names)
+    return delete_.run(app, things, force=force, ignore_not_found=ignore_not_found)
 
 
 for _command in (list_, describe, cordon, uncordon, drain, label, taint, remove):

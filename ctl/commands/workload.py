@@ -55,11 +55,13 @@ def describe(app: App, names: tuple[str, ...]) -> None:
 
 @command("delete")
 @_names
+@options.ignore_not_found
 @click.option("--wait", is_flag=True, help="Block until they and their replicas are gone.")
 @options.timeout("2m")
-def delete(app: App, names: tuple[str, ...], wait: bool, timeout: str) -> int:
+def delete(app: App, names: tuple[str, ...], ignore_not_found: bool, wait: bool, timeout: str) -> int:
     """Delete workloads."""
-    return delete_.run(app, tuple(f"workload/{name}" for name in names), wait=wait, timeout=timeout)
+    things = tuple(f"workload/{name}" for name in names)
+    return delete_.run(app, things, ignore_not_found=ignore_not_found, wait=wait, timeout=timeout)
 
 
 for _command in (list_, get, describe, delete):
