@@ -1,10 +1,17 @@
 """`cloudless-agent`: puts the agent together and runs it until it is told to end.
 
-SIGTERM and SIGINT end it gracefully: the coordinator is told, workloads go on running, exit code 0. Other exit codes
-are those of the error that ended it (2: a bad setting; 1: refused enrolment and the like).
+SIGTERM and SIGINT end it gracefully: the coordinator is told, workloads go on running.
+
+Exit codes: 0 ended in good order; 1 failed; 2 bad settings; 3 the metrics address is in use; 4 the data folder is in
+use; 5 stored data is damaged; 6 not admitted: no join token, or one that is refused. A restart helps after 1 and 3.
 """
 
 from __future__ import annotations
+
+import os
+
+# gRPC reads it once, when it is imported; its own lines would stand between those of the JSON log.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import asyncio
 import contextlib
@@ -12,7 +19,6 @@ import dataclasses
 import fcntl
 import gc
 import hashlib
-import os
 import random
 import signal
 import sys
@@ -38,8 +44,16 @@ from cloudless.agent.supervisor import Supervisor
 from cloudless.clock import SystemClock
 from cloudless.config import AgentConfig, load
 from cloudless.core.model import DeviceInfo, NodeUsage
-from cloudless.core.validation import validate_labels
-from cloudless.errors import CloudlessError, FailedPrecondition, InvalidArgument, Unavailable
+from cloudless.errors import (
+    AlreadyExists,
+    CloudlessError,
+    Corrupt,
+    FailedPrecondition,
+    InvalidArgument,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+)
 from cloudless.identity.credentials import Credentials
 from cloudless.observe import log as logging_setup
 from cloudless.observe import metrics as metrics_server
@@ -47,6 +61,15 @@ from cloudless.observe import tracing
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+
+PROGRAM: Final = "cloudless-agent"
+ABOUT: Final = "The Cloudless agent: offers this device to a fabric and runs what the coordinator places on it."
+EXIT_FAILED: Final = 1
+EXIT_SETTINGS: Final = 2
+EXIT_ADDRESS_IN_USE: Final = 3
+EXIT_DIRECTORY_IN_USE: Final = 4
+EXIT_DAMAGED: Final = 5
+EXIT_NOT_ADMITTED: Final = 6
 
 _LOOK_INTERVAL_S: Final = 60.0
 
@@ -69,10 +92,6 @@ class Agent:
     async def run(self) -> None:
         """Runs until `stop`. Raises a CloudlessError when it cannot start."""
         config = self._config
-        for violation in validate_labels(config.labels, "labels"):
-            raise InvalidArgument(
-                f"{violation.path}: {violation.message}", reason="BadSetting", remedy=violation.remedy
-            )
         # Before the enrolment: a start that fails on a taken port must not cost the join token.
         serving = await metrics_server.serve(config.metrics, health=lambda: not self._stopping.is_set())
         try:
@@ -288,18 +307,34 @@ async def _run(config: AgentConfig) -> None:
         await agent.run()
 
 
+def exit_code(error: CloudlessError) -> int:
+    """What the process ends with on this error."""
+    by_reason = {
+        "PortInUse": EXIT_ADDRESS_IN_USE,
+        "AlreadyRunning": EXIT_DIRECTORY_IN_USE,
+        "NotEnrolled": EXIT_NOT_ADMITTED,
+    }
+    if error.reason in by_reason:
+        return by_reason[error.reason]
+    if isinstance(error, Unauthenticated | PermissionDenied | AlreadyExists):
+        return EXIT_NOT_ADMITTED
+    if isinstance(error, Corrupt):
+        return EXIT_DAMAGED
+    return EXIT_SETTINGS if isinstance(error, InvalidArgument) else EXIT_FAILED
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the agent with these arguments (default: the command line's) and returns the exit code."""
     try:
-        config = load(AgentConfig, "cloudless-agent", sys.argv[1:] if argv is None else argv, os.environ)
+        config = load(AgentConfig, PROGRAM, sys.argv[1:] if argv is None else argv, os.environ, about=ABOUT)
         logging_setup.configure(config.log, "agent")
-        flush_traces = tracing.configure(config.tracing, "cloudless-agent")
+        flush_traces = tracing.configure(config.tracing, PROGRAM)
         with _prepare(config):
             asyncio.run(_run(config))
         flush_traces()
     except CloudlessError as error:
-        sys.stderr.write(f"cloudless-agent: {error.reason}: {error}\n")
-        return error.exit_code
+        sys.stderr.write(f"{PROGRAM}: {error.reason}: {error}\n")
+        return exit_code(error)
     finally:
         # gRPC waits two seconds at exit for what is still alive, cycles among it.
         gc.collect()

@@ -6,10 +6,14 @@ Exit codes: 0 stopped in good order; 1 failed; 2 bad settings; 3 an address is i
 
 from __future__ import annotations
 
+import os
+
+# gRPC reads it once, when it is imported; its own lines would stand between those of the JSON log.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 import asyncio
 import gc
 import json
-import os
 import random
 import signal
 import sys
@@ -39,6 +43,7 @@ from cloudless.observe import log as logs
 from cloudless.observe import metrics, tracing
 
 PROGRAM = "cloudless-coordinator"
+ABOUT = "The coordinator of a Cloudless fabric: keeps its state, admits devices, and decides what runs where."
 EXIT_FAILED = 1
 EXIT_SETTINGS = 2
 EXIT_ADDRESS_IN_USE = 3
@@ -59,7 +64,7 @@ def main() -> None:
 def run(argv: Sequence[str], environment: Mapping[str, str]) -> int:
     """Runs until SIGTERM or SIGINT; returns the exit code."""
     try:
-        config = load(CoordinatorConfig, PROGRAM, argv, environment)
+        config = load(CoordinatorConfig, PROGRAM, argv, environment, about=ABOUT)
         logs.configure(config.log, "coordinator")
         stop_tracing = tracing.configure(config.tracing, PROGRAM)
     except CloudlessError as error:

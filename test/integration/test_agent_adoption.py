@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cloudless.agent import main as program
 from cloudless.dev.fabric import AgentPlan, LocalFabric
 from cloudless.testing.fabric import running_fabric
 
@@ -96,7 +97,7 @@ def test_a_second_agent_on_the_same_folder_is_refused(fabric: LocalFabric, tmp_p
     done = subprocess.run(
         [Path(sys.executable).parent / "cloudless-agent", f"--data-dir={data}"], capture_output=True, text=True
     )
-    assert done.returncode == 1
+    assert done.returncode == program.EXIT_DIRECTORY_IN_USE
     assert "AlreadyRunning" in done.stderr
     token = tmp_path / "token"
     token.write_text("nonsense")
@@ -105,7 +106,7 @@ def test_a_second_agent_on_the_same_folder_is_refused(fabric: LocalFabric, tmp_p
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1
+    assert done.returncode == program.EXIT_NOT_ADMITTED
     assert "cloudless-agent: Token" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -279,6 +279,7 @@ async def test_bad_settings_end_with_2_and_name_themselves(tmp_path: Path, argum
     said = out + json.dumps(log[-1:] or "")
     name = argument.split("=")[0].removeprefix("--")
     assert name.split("-")[-1] in said
+    assert not process.data.exists(), "nothing was made"
 
 
 @pytest.mark.parametrize(
