@@ -121,7 +121,7 @@ class ChannelServer:
         except _Broken as broken:
             raise broken.error from None
         except CloudlessError as error:
-            return pb.ChannelEnd(error_code=error.code, error_message=str(error))
+            return pb.ChannelEnd(error_code=error.code, error_message=str(error), error_reason=error.reason)
         except OSError as error:
             return pb.ChannelEnd(error_code=Internal.code, error_message=str(error))
         return pb.ChannelEnd()

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from cloudless.core.model import Feature, PortBinding, RuntimeInfo
 from cloudless.core.spec import Container, WorkloadSpec
@@ -123,6 +123,11 @@ class ExecSession(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+# Reasons of the InvalidArgument for a program that cannot be executed: as shells tell 127 from 126.
+COMMAND_NOT_FOUND: Final = "CommandNotFound"
+COMMAND_NOT_EXECUTABLE: Final = "CommandNotExecutable"
 
 
 class Runtime(Protocol):

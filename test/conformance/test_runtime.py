@@ -9,7 +9,13 @@ import uuid
 
 import pytest
 
-from cloudless.agent.runtime.base import ContainerState, ExecRequest, Sandbox
+from cloudless.agent.runtime.base import (
+    COMMAND_NOT_EXECUTABLE,
+    COMMAND_NOT_FOUND,
+    ContainerState,
+    ExecRequest,
+    Sandbox,
+)
 from cloudless.core.spec import ContainerPort, EnvVar, Protocol, ResourceAmounts, WorkloadSpec
 from cloudless.errors import FailedPrecondition, InvalidArgument, NotFound
 from cloudless.testing.runtime_provider import (
@@ -465,8 +471,19 @@ async def test_exec_needs_a_running_container_and_a_program(device, runtime):
 @pytest.mark.needs("real-processes")
 async def test_exec_of_a_program_that_does_not_exist_says_so(device, runtime):
     sandbox, _ = await running(device, runtime)
-    with pytest.raises(InvalidArgument):
-        await runtime.exec(ExecRequest(sandbox.replica_id, "main", device.command(NoSuchProgram())))
+    for command in (device.command(NoSuchProgram()), ("no-such-program",), ("/etc/passwd/x",)):
+        with pytest.raises(InvalidArgument) as refused:
+            await runtime.exec(ExecRequest(sandbox.replica_id, "main", command))
+        assert refused.value.reason == COMMAND_NOT_FOUND
+
+
+@pytest.mark.needs("real-processes")
+async def test_exec_of_what_is_no_program_says_so(device, runtime):
+    sandbox, _ = await running(device, runtime)
+    for command in (("/etc/passwd",), ("/etc",)):
+        with pytest.raises(InvalidArgument) as refused:
+            await runtime.exec(ExecRequest(sandbox.replica_id, "main", command))
+        assert refused.value.reason == COMMAND_NOT_EXECUTABLE
 
 
 # --- many at once ---

@@ -177,16 +177,24 @@ async def test_a_slow_client_slows_the_node_down(c: RunningCoordinator) -> None:
         assert received == 400 * 256 * 1024
 
 
-@pytest.mark.parametrize("code", ["not_found", "failed_precondition"])
-async def test_the_nodes_error_reaches_the_client(c: RunningCoordinator, code: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "said", "reason"),
+    [
+        ("not_found", "ContainerNotFound", "ContainerNotFound"),
+        ("failed_precondition", "", "FailedPrecondition"),
+        ("invalid_argument", "CommandNotFound", "CommandNotFound"),
+    ],
+)
+async def test_the_nodes_error_reaches_the_client(c: RunningCoordinator, code: str, said: str, reason: str) -> None:
     async def play(channel: AgentChannel, opening: session_pb2.OpenChannel) -> None:
-        await channel.send(end=session_pb2.ChannelEnd(error_code=code, error_message="no container named x"))
+        end = session_pb2.ChannelEnd(error_code=code, error_message="no container named x", error_reason=said)
+        await channel.send(end=end)
         await channel.receive()
 
     async with Agent(c, await c.node("n1"), play), c.channel() as channel:
         replica = await _replica(c)
         error = await failure_of(_stub(channel).Logs(control_pb2.LogsRequest(replica_id=replica.id)).read())
-        assert (error.code, error.message) == (code, "no container named x")
+        assert (error.code, error.message, error.reason) == (code, "no container named x", reason)
 
 
 async def _shell(channel: AgentChannel, opening: session_pb2.OpenChannel) -> None:

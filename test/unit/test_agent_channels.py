@@ -146,19 +146,20 @@ async def test_following_ends_when_the_other_side_hangs_up(node: Node, end: Exce
 
 
 @pytest.mark.parametrize(
-    ("order", "code"),
+    ("order", "code", "reason"),
     [
-        ({"logs": pb.LogsOpen(replica_id="other")}, "not_found"),
-        ({"logs": pb.LogsOpen(replica_id="r1", container="other")}, "not_found"),
-        ({"exec": pb.ExecOpen(replica_id="other", command=["x"])}, "not_found"),
-        ({"exec": pb.ExecOpen(replica_id="r1")}, "invalid_argument"),
-        ({}, "invalid_argument"),
+        ({"logs": pb.LogsOpen(replica_id="other")}, "not_found", "ReplicaNotFound"),
+        ({"logs": pb.LogsOpen(replica_id="r1", container="other")}, "not_found", "ContainerNotFound"),
+        ({"exec": pb.ExecOpen(replica_id="other", command=["x"])}, "not_found", "ReplicaNotFound"),
+        ({"exec": pb.ExecOpen(replica_id="r1")}, "invalid_argument", "NoCommand"),
+        ({}, "invalid_argument", "UnknownChannel"),
     ],
 )
-async def test_refusals_are_the_end(node: Node, order: dict[str, Any], code: str) -> None:
+async def test_refusals_are_the_end(node: Node, order: dict[str, Any], code: str, reason: str) -> None:
     frames = await node.open(**order).all()
     assert frames[-1].end.error_code == code
     assert frames[-1].end.error_message
+    assert frames[-1].end.error_reason == reason
 
 
 async def test_exec_returns_output_and_exit_code(node: Node) -> None:

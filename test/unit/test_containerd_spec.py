@@ -418,21 +418,52 @@ def test_stop_signals(name, number):
 
 
 @pytest.mark.parametrize(
-    ("message", "kind"),
+    ("message", "kind", "reason"),
     [
         (
             "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container "
             'process: exec: "/nope": stat /nope: no such file or directory: unknown',
             InvalidArgument,
+            "CommandNotFound",
         ),
-        ("OCI runtime exec failed: exec failed: chdir to cwd (/x) set in config.json failed", InvalidArgument),
-        ("failed to create shim task: OCI runtime create failed: no space left on device", FailedPrecondition),
+        (
+            "OCI runtime exec failed: exec failed: unable to start container process: "
+            'exec: "nosuch": executable file not found in $PATH: unknown',
+            InvalidArgument,
+            "CommandNotFound",
+        ),
+        (
+            "OCI runtime exec failed: exec failed: unable to start container process: "
+            'exec: "/etc/passwd": permission denied: unknown',
+            InvalidArgument,
+            "CommandNotExecutable",
+        ),
+        (
+            'OCI runtime exec failed: exec failed: unable to start container process: exec: "/etc": is a directory',
+            InvalidArgument,
+            "CommandNotExecutable",
+        ),
+        (
+            "OCI runtime exec failed: exec failed: unable to start container process: exec /x: exec format error",
+            InvalidArgument,
+            "CommandNotExecutable",
+        ),
+        (
+            "OCI runtime exec failed: exec failed: chdir to cwd (/x) set in config.json failed: permission denied",
+            InvalidArgument,
+            "StartFailed",
+        ),
+        (
+            "failed to create shim task: OCI runtime create failed: no space left on device",
+            FailedPrecondition,
+            "StartFailed",
+        ),
     ],
 )
-def test_whose_fault_a_failed_start_is(message, kind):
+def test_whose_fault_a_failed_start_is(message, kind, reason):
     error = start_failure(message)
     assert isinstance(error, kind)
-    assert error.reason == "StartFailed"
+    assert error.reason == reason
     assert "OCI runtime" not in error.message
 
 

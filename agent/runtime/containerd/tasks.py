@@ -20,6 +20,7 @@ from typing import Any
 
 from google.protobuf import any_pb2
 
+from cloudless.agent.runtime.base import COMMAND_NOT_EXECUTABLE, COMMAND_NOT_FOUND
 from cloudless.agent.runtime.containerd.api import (
     containers_pb2,
     process_pb2,
@@ -50,6 +51,11 @@ _CLEANUP_ROUNDS, _CLEANUP_ROUND_S = 50, 0.1
 _WORKLOAD_AT_FAULT = re.compile(
     r'exec: ".*|executable file not found|exec format error|chdir to cwd|mkdir .*: (not a dir|read-only)'
 )
+# of those, what is said of the program itself
+_PROGRAM = re.compile(r'exec: "|executable file not found')
+_NOT_FOUND = re.compile(r"executable file not found|no such file or directory|not a directory")
+_NOT_EXECUTABLE = re.compile(r"permission denied|is a directory")
+START_FAILED = "StartFailed"
 _FAILURE_PREFIX = re.compile(r"^.*(OCI runtime \w+ failed: )(runc create failed: )?")
 
 
@@ -80,7 +86,8 @@ class Tasks:
 
     async def start(self, plan: Plan) -> int:
         """Starts a container that has no task; returns its pid. Leaves nothing behind when it fails. Raises
-        InvalidArgument(reason="StartFailed") where the workload is at fault, FailedPrecondition where the node is."""
+        InvalidArgument (CommandNotFound, CommandNotExecutable, StartFailed) where the workload is at fault,
+        FailedPrecondition where the node is."""
         await self._record(plan)
         try:
             mounts = await self._prepare(plan)
@@ -275,8 +282,18 @@ def start_failure(message: str) -> CloudlessError:
     """Why a process could not be started, and whose fault it is."""
     text = _FAILURE_PREFIX.sub("", message).removesuffix(": unknown")
     if _WORKLOAD_AT_FAULT.search(text):
-        return InvalidArgument(f"cannot start: {text}", reason="StartFailed")
-    return FailedPrecondition(f"cannot start: {text}", reason="StartFailed")
+        return InvalidArgument(f"cannot start: {text}", reason=_fault(text))
+    return FailedPrecondition(f"cannot start: {text}", reason=START_FAILED)
+
+
+def _fault(text: str) -> str:
+    if "exec format error" in text:
+        return COMMAND_NOT_EXECUTABLE
+    if not _PROGRAM.search(text):
+        return START_FAILED
+    if _NOT_EXECUTABLE.search(text):
+        return COMMAND_NOT_EXECUTABLE
+    return COMMAND_NOT_FOUND if _NOT_FOUND.search(text) else START_FAILED
 
 
 def _options(binary: str) -> any_pb2.Any | None:

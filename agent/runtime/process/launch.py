@@ -163,7 +163,7 @@ def confine(record: Record, *, parent: int) -> None:
         try:
             os.chdir(folder)
         except OSError as error:
-            raise Refused("exec", error.errno or 0, f"working directory {folder}: {error.strerror}") from None
+            raise Refused("working_dir", error.errno or 0, f"working directory {folder}: {error.strerror}") from None
     if "seccomp" in record:
         _seccomp(record)
 
