@@ -16,7 +16,10 @@ OOM_KILLED: Final = "OOMKilled"
 COMPLETED: Final = "Completed"
 ERROR: Final = "Error"
 LOST: Final = "ContainerLost"
+RESTARTING: Final = "Restarting"
 CRASH_LOOP: Final = "CrashLoopBackOff"
+# Ends in a row from which on it is a crash loop: the first run's, and those of two restarts that did not help.
+_CRASH_LOOP_ENDS: Final = 3
 RETRIES_EXHAUSTED: Final = "RetriesExhausted"
 LIVENESS_FAILED: Final = "LivenessProbeFailed"
 STARTUP_FAILED: Final = "StartupProbeFailed"
@@ -204,7 +207,8 @@ def _ended(
         message = f"ended {failures} times in a row, last with {reason} (exit code {view.exit_code})"
         return replace(after, stage=Stage.EXITED, reason=RETRIES_EXHAUSTED, message=message, terminal_failure=True)
     wait = backoff.delay_ms(delays, failures=failures, jitter=jitter)
-    return replace(after, stage=Stage.WAITING, reason=CRASH_LOOP, retry_at_ms=now_ms + wait)
+    reason = CRASH_LOOP if failures >= _CRASH_LOOP_ENDS else RESTARTING
+    return replace(after, stage=Stage.WAITING, reason=reason, retry_at_ms=now_ms + wait)
 
 
 def _probe_detail(track: ContainerTrack) -> str:

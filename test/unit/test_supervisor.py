@@ -226,6 +226,27 @@ def test_restarts_back_off_and_start_afresh_after_ten_good_minutes(on_node) -> N
     on_node(story)
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_first_restarts_are_no_crash_loop(on_node, code: int) -> None:
+    async def story(node: Node) -> None:
+        async with node.agent() as supervisor:
+            await supervisor.assign(1, [assignment()])
+            said = []
+            for restarts in range(4):
+                await node.until_phase("web-1", ReplicaPhase.READY)
+                assert node.restarts() == restarts
+                node.device.exit("web-1", "main", code=code)
+                await node.until(lambda: supervisor.phase("web-1") is ReplicaPhase.STARTING and node.reason() != "")
+                said.append(node.reason())
+            assert said == ["Restarting", "Restarting", "CrashLoopBackOff", "CrashLoopBackOff"]
+            await node.until_phase("web-1", ReplicaPhase.READY)
+            await asyncio.sleep(601)  # it ran well for long: the count starts afresh
+            node.device.exit("web-1", "main", code=code)
+            await node.until(lambda: node.reason() == "Restarting")
+
+    on_node(story)
+
+
 def test_crash_loop_is_reported_with_what_happened(on_node) -> None:
     async def story(node: Node) -> None:
         node.device.behave = lambda s, c, a: Behaviour(exit_after_ms=10, exit_code=137, oom_killed=True)
