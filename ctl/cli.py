@@ -99,13 +99,14 @@ class Group(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         name = args[0] if args else ""
-        if name and not name.startswith("-") and self.get_command(ctx, name) is None:
-            import difflib
+        if name and not name.startswith("-") and not ctx.resilient_parsing and self.get_command(ctx, name) is None:
+            from cloudless.ctl.unknown import unknown_command
 
-            close = difflib.get_close_matches(name, self.list_commands(ctx), n=1, cutoff=0.6)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise click.UsageError(f"There is no command {name!r}.{hint}", ctx)
+            raise unknown_command(ctx.command_path, name, self._shown(ctx))
         return super().resolve_command(ctx, args)
+
+    def _shown(self, ctx: click.Context) -> list[str]:
+        return [name for name in self.list_commands(ctx) if name not in self.commands or not self.commands[name].hidden]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,9 +111,10 @@ def view(app: App, raw: bool) -> None:
 @click.option("--name", default="", metavar="NAME", help="Take its only context in under this name.")
 @click.option("--use", is_flag=True, help="Make it the context that commands use.")
 def import_(app: App, file: str, name: str, use: bool) -> None:
-    """Take in the contexts of another file, such as the one that a coordinator writes at its first start.
+    """Take in the contexts of another file.
 
-    The first context that is ever taken in becomes the one that commands use.
+    Such as admin.yaml, which a coordinator writes into its data directory at its first start. The first context that
+    is ever taken in becomes the one that commands use.
     """
     from cloudless import contexts as contexts_file
 
@@ -135,4 +137,6 @@ def import_(app: App, file: str, name: str, use: bool) -> None:
 
 for _command in (get_contexts, current_context, use_context, set_namespace, delete_context, view, import_):
     config.add_command(_command)
-config.add_command(use_context, "use")
+_short = copy(use_context)
+_short.hidden = True
+config.add_command(_short, "use")

@@ -27,6 +27,7 @@ REPLICAS_MAX: Final = 50  # followed or read at once
 @click.option("-f", "--follow", is_flag=True, help="Go on as more is printed.")
 @click.option("--tail", type=click.IntRange(-1), default=-1, metavar="LINES", help="Only the last lines.")
 @click.option("--since", default="", metavar="DURATION", help="Only what is younger, as in 5m.")
+@click.option("-p", "--previous", is_flag=True, hidden=True, help="Not supported.")
 @click.option("--timestamps", is_flag=True, help="Begin each line with its time.")
 @click.option("--prefix/--no-prefix", default=None, help="Begin each line with its replica.  [default: for several]")
 def logs(
@@ -37,6 +38,7 @@ def logs(
     follow: bool,
     tail: int,
     since: str,
+    previous: bool,
     timestamps: bool,
     prefix: bool | None,
 ) -> int:
@@ -45,6 +47,12 @@ def logs(
     Of a workload, the lines of all its replicas are shown, each with its replica's name. What cannot be reached is
     named at the end, after everything that could be shown.
     """
+    if previous:
+        raise usage(
+            "--previous is not supported by this version",
+            "without it the log has what earlier runs in the same replica printed, too; "
+            "`cloudlessctl describe replica` tells how the last one ended",
+        )
     if bool(what) is bool(selector):
         raise usage("name a replica or workload/NAME, or select with -l")
     since_ms = duration_ms(since, "--since") if since else 0
