@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from cloudless.core import quantity
@@ -38,7 +39,7 @@ def amounts(message: Any) -> str:
     """`cpu 250m, memory 128Mi`; what is zero is left out."""
     parts = []
     for key, write in (
-        ("cpu_millis", quantity.format_cpu),
+        ("cpu_millis", resources.rough_cpu),
         ("memory_bytes", resources.rough_bytes),
         ("storage_bytes", resources.rough_bytes),
         ("egress_bps", quantity.format_bitrate),
@@ -86,7 +87,14 @@ def placement(decision: Any) -> Iterator[str]:
             shown = ", ".join(rejection.node_ids[:NODES_SHOWN])
             count = max(rejection.node_count, len(rejection.node_ids))
             more = f" and {count - NODES_SHOWN} more" if count > NODES_SHOWN else ""
-            yield f"  {rejection.filter}: {rejection.reason} ({nodes(count)}: {shown}{more})"
+            yield f"  {rejection.filter}: {_rough(rejection.reason)} ({nodes(count)}: {shown}{more})"
+
+
+def _rough(text: str) -> str:
+    """With sizes as the tables write them: `23.5Gi` for `24684092Ki`."""
+    return re.sub(
+        r"\b\d{4,12}[KMG]i\b", lambda size: resources.rough_bytes(quantity.parse_bytes(size[0])), text, flags=re.ASCII
+    )
 
 
 def _term(term: Any) -> str:
@@ -100,13 +108,14 @@ def nodes(count: int) -> str:
 # things
 
 
-def replica(item: Any, spec: Any | None, events: Sequence[Any], now_ms: int) -> Iterator[str]:
-    """`spec` is the workload's present one, or None where it cannot be had."""
+def replica(item: Any, spec: Any | None, events: Sequence[Any], now_ms: int, away: Mapping[str, str]) -> Iterator[str]:
+    """`spec` is the workload's present one, or None where it cannot be had. `away`: nodes that are out of reach."""
     status = item.status
     yield pair("Name", item.id)
     yield pair("Namespace", item.namespace)
     yield pair("Workload", f"{item.workload} (generation {item.generation})")
-    yield pair("Status", resources.replica_status(item))
+    shown, heard = resources.replica_status(item, away), resources.replica_status(item)
+    yield pair("Status", shown if shown == heard else f"{shown}; last heard: {heard}")
     if status.message:
         yield pair("Message", status.message)
     if item.stopping:
@@ -146,7 +155,10 @@ def _containers(statuses: Sequence[Any], spec: Any | None, now_ms: int) -> Itera
             yield pair("last ended", f"{status.last_reason}, exit code {status.last_exit_code}", 2)
 
 
-def workload(item: Any, replicas: Sequence[Any], events: Sequence[Any], now_ms: int) -> Iterator[str]:
+def workload(
+    item: Any, replicas: Sequence[Any], events: Sequence[Any], now_ms: int, away: Mapping[str, str]
+) -> Iterator[str]:
+    """`events` are its own and those of its replicas. `away`: nodes that are out of reach."""
     spec, status = item.spec, item.status
     yield pair("Name", item.metadata.name)
     yield pair("Namespace", item.metadata.namespace)
@@ -169,15 +181,16 @@ def workload(item: Any, replicas: Sequence[Any], events: Sequence[Any], now_ms: 
     yield pair("Strategy", _strategy(spec.rollout))
     yield from block("Containers", _templates(spec.containers))
     cells = [
-        [r.id, resources.replica_status(r), r.node_id, resources.restarts(r), age(r.created_at_ms, now_ms)]
+        [r.id, resources.replica_status(r, away), r.node_id, resources.restarts(r), age(r.created_at_ms, now_ms)]
         for r in replicas
     ]
     yield from block("Replicas", rows(["NAME", "STATUS", "NODE", "RESTARTS", "AGE"], cells))
     nowhere = [r for r in replicas if not r.node_id and not r.stopping]
     if nowhere:
-        more = f" (as {len(nowhere) - 1} more)" if len(nowhere) > 1 else ""
+        more = f" (and {len(nowhere) - 1} more like it)" if len(nowhere) > 1 else ""
         yield from block(f"Why {nowhere[0].id} is nowhere{more}", placement(nowhere[0].placement))
-    yield from block("Events", event_lines(events, now_ms))
+    cells = [[age(e.time_ms, now_ms), e.type, e.resource.rpartition("/")[2], e.description] for e in events]
+    yield from block("Events", rows(["AGE", "TYPE", "OF", "DESCRIPTION"], cells))
 
 
 def _strategy(rollout: Any) -> str:
@@ -242,13 +255,15 @@ def node(view: Any, replicas: Sequence[Any], events: Sequence[Any], now_ms: int)
     yield pair("Addresses", ", ".join(device.addresses))
     yield pair("Agent", device.agent_version)
     yield pair("Power", _power(view))
-    yield pair("Disk", f"{device.iops_class or 'not measured'}")
+    yield pair("Disk", f"measured IOPS class {device.iops_class}" if device.iops_class else "not measured")
     yield pair("Enrolled", f"{instant(item.enrolled_at_ms)} with token {item.token_id or '-'}")
     yield pair("Certificate", f"{item.certificate_serial or '-'}, until {instant(item.certificate_expires_at_ms)}")
     yield from block("Resources", _resources(view))
-    yield from block("Runtimes", _available(device.runtimes))
-    yield from block("Features", _available(device.features))
-    cells = [[r.namespace, r.id, r.workload, resources.replica_status(r), amounts(r.fragment)] for r in replicas]
+    yield from block("Runtimes", _runtimes(device.runtimes))
+    yield from block("Features", _features(device.features))
+    state = field_word(item, "state")
+    away = {} if state == "Ready" else {item.id: state}
+    cells = [[r.namespace, r.id, r.workload, resources.replica_status(r, away), amounts(r.fragment)] for r in replicas]
     yield from block("Replicas", rows(["NAMESPACE", "NAME", "WORKLOAD", "STATUS", "RESERVED"], cells))
     yield from block("Events", event_lines(events, now_ms))
 
@@ -266,7 +281,7 @@ def _resources(view: Any) -> list[str]:
     live = view.HasField("usage")
     cells = []
     for name, key, write in (
-        ("cpu", "cpu_millis", quantity.format_cpu),
+        ("cpu", "cpu_millis", resources.rough_cpu),
         ("memory", "memory_bytes", resources.rough_bytes),
         ("storage", "storage_bytes", resources.rough_bytes),
         ("egress", "egress_bps", quantity.format_bitrate),
@@ -279,14 +294,20 @@ def _resources(view: Any) -> list[str]:
         cells.append([name, write(total), write(getattr(reserved, key)), usage])
     if view.node.device.gpus:
         cells.append(["gpus", str(view.node.device.gpus), "-", "-"])
-    return rows(["", "CAPACITY", "RESERVED", "IN USE"], cells)
+    return rows(["", "CAPACITY", "RESERVED", "DEVICE IN USE"], cells)
 
 
-def _available(items: Sequence[Any]) -> list[str]:
+def _runtimes(items: Sequence[Any]) -> list[str]:
     cells = []
     for item in items:
-        detail = " ".join(filter(None, (getattr(item, "version", ""), item.detail)))
-        cells.append([item.name, "yes" if item.available else "no", detail])
+        lacking = item.detail.removeprefix("without ")
+        detail = f"lacks {lacking}" if item.available and lacking != item.detail else item.detail
+        cells.append([item.name, "yes" if item.available else "no", item.version, detail])
+    return rows(["NAME", "AVAILABLE", "VERSION", "DETAIL"], cells)
+
+
+def _features(items: Sequence[Any]) -> list[str]:
+    cells = [[item.name, "yes" if item.available else "no", item.detail] for item in items]
     return rows(["NAME", "AVAILABLE", "DETAIL"], cells)
 
 

@@ -6,7 +6,7 @@ Columns and data are read from the proto messages themselves: no domain objects 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from cloudless.ctl.app import App
 from cloudless.ctl.arguments import usage
 from cloudless.ctl.output import field_word, plain
 from cloudless.ctl.times import age, instant, span
-from cloudless.errors import InvalidArgument, NotFound
+from cloudless.errors import CloudlessError, InvalidArgument, NotFound
 
 # How Kubernetes, Nomad and Swarm call these things.
 _ELSEWHERE: Final = {
@@ -30,7 +30,17 @@ _ELSEWHERE: Final = {
     **dict.fromkeys(("devices", "clients", "machines", "hosts"), "nodes"),
 }  # fmt: skip
 
-Cell = Callable[[Any, int], str]  # (item, now_ms)
+
+@dataclass(frozen=True)
+class Moment:
+    """What a table is made with beside its items: the wall clock, and the nodes that are out of reach, each with its
+    state (`Unreachable`, `Lost`)."""
+
+    now_ms: int
+    away: Mapping[str, str] = field(default_factory=dict)
+
+
+Cell = Callable[[Any, Moment], str]
 
 
 @dataclass(frozen=True)
@@ -86,13 +96,13 @@ class Resource:
         return f"{self.singular}/{self.name(item)}"
 
     def table(
-        self, items: Sequence[Any], now_ms: int, *, wide: bool, with_namespace: bool
+        self, items: Sequence[Any], at: Moment, *, wide: bool, with_namespace: bool
     ) -> tuple[list[str], list[list[str]]]:
         """Header and rows."""
         columns = [column for column in self.columns if wide or not column.wide]
         if with_namespace and self.namespaced:
-            columns.insert(0, Column("NAMESPACE", lambda item, _now: self.namespace(item)))
-        return [c.header for c in columns], [[c.cell(item, now_ms) or "-" for c in columns] for item in items]
+            columns.insert(0, Column("NAMESPACE", lambda item, _: self.namespace(item)))
+        return [c.header for c in columns], [[c.cell(item, at) or "-" for c in columns] for item in items]
 
 
 def find(word: str) -> Resource:
@@ -161,7 +171,7 @@ WORKLOAD: Final = Resource(
         Column("READY", lambda w, _: f"{w.status.ready}/{w.status.desired}"),
         Column("STATUS", lambda w, _: field_word(w.status, "phase")),
         Column("UPDATED", lambda w, _: str(w.status.updated)),
-        Column("AGE", lambda w, now: age(w.created_at_ms, now)),
+        Column("AGE", lambda w, at: age(w.created_at_ms, at.now_ms)),
         Column("IMAGES", lambda w, _: ",".join(c.image or " ".join(c.process) for c in w.spec.containers), wide=True),
         Column("GENERATION", lambda w, _: str(w.generation), wide=True),
         Column("PRIORITY", lambda w, _: str(w.spec.priority), wide=True),
@@ -215,6 +225,11 @@ def _share(used: str, capacity: str) -> str:
     return f"{used}/{capacity}"
 
 
+def rough_cpu(millis: int) -> str:
+    """CPUs to about three digits, for people: `250m`, `1.24`, `16`."""
+    return quantity.format_cpu(millis) if millis < 1000 else f"{millis / 1000:.2f}".rstrip("0").rstrip(".")
+
+
 def rough_bytes(count: int) -> str:
     """A size to about three digits, for people: `1.5Gi`, `64Mi`."""
     value, unit = float(count), ""
@@ -237,16 +252,14 @@ NODE: Final = Resource(
         Column("ZONE", lambda v, _: v.node.zone),
         Column(
             "CPU",
-            lambda v, _: _share(
-                quantity.format_cpu(v.reserved.cpu_millis), quantity.format_cpu(v.node.device.capacity.cpu_millis)
-            ),
+            lambda v, _: _share(rough_cpu(v.reserved.cpu_millis), rough_cpu(v.node.device.capacity.cpu_millis)),
         ),
         Column(
             "MEMORY",
             lambda v, _: _share(rough_bytes(v.reserved.memory_bytes), rough_bytes(v.node.device.capacity.memory_bytes)),
         ),
         Column("REPLICAS", lambda v, _: str(v.replicas)),
-        Column("AGE", lambda v, now: age(v.node.enrolled_at_ms, now)),
+        Column("AGE", lambda v, at: age(v.node.enrolled_at_ms, at.now_ms)),
         Column("REGION", lambda v, _: v.node.region, wide=True),
         Column("ARCH", lambda v, _: v.node.device.arch, wide=True),
         Column("RUNTIMES", lambda v, _: _runtimes(v), wide=True),
@@ -273,10 +286,30 @@ NODE: Final = Resource(
 # replicas
 
 
-def replica_status(replica: Any) -> str:
-    """The phase, and in brackets what explains it, as in `Starting (ImageMissing)`."""
+_ENDED: Final = ("Succeeded", "Failed", "Lost")
+
+
+def away(app: App, replicas: Sequence[Any]) -> dict[str, str]:
+    """The nodes of these replicas that are out of reach, each with its state. What a replica there does is not known:
+    its status is the last that was heard. Empty where nodes may not be seen or cannot be asked for."""
+    used = {r.node_id for r in replicas if r.node_id and field_word(r.status, "phase") not in _ENDED}
+    if not used:
+        return {}
+    try:
+        views, _ = _list_nodes(app, Query())
+    except CloudlessError:
+        return {}
+    states = {view.node.id: field_word(view.node, "state") for view in views}
+    return {node: states[node] for node in sorted(used & set(states)) if states[node] != "Ready"}
+
+
+def replica_status(replica: Any, away: Mapping[str, str] | None = None) -> str:
+    """The phase, and in brackets what explains it, as in `Starting (ImageMissing)`. Of a replica whose node is out
+    of reach (`away`, by `away()`) it is `Unknown (node unreachable)`."""
     phase = field_word(replica.status, "phase")
-    if replica.stopping and phase not in ("Succeeded", "Failed", "Lost"):
+    if away and replica.node_id in away and phase not in _ENDED:
+        return f"Unknown (node {away[replica.node_id].lower()})"
+    if replica.stopping and phase not in _ENDED:
         phase = "Stopping"
     waiting = [c.reason for c in replica.status.containers if c.state != "running" and c.reason]
     reason = replica.status.reason or (waiting[0] if waiting else "")
@@ -312,10 +345,10 @@ REPLICA: Final = Resource(
     (
         Column("NAME", lambda r, _: r.id),
         Column("WORKLOAD", lambda r, _: r.workload),
-        Column("STATUS", lambda r, _: replica_status(r)),
+        Column("STATUS", lambda r, at: replica_status(r, at.away)),
         Column("NODE", lambda r, _: r.node_id),
         Column("RESTARTS", lambda r, _: str(restarts(r))),
-        Column("AGE", lambda r, now: age(r.created_at_ms, now)),
+        Column("AGE", lambda r, at: age(r.created_at_ms, at.now_ms)),
         Column("ADDRESS", lambda r, _: r.status.address, wide=True),
         Column("PORTS", lambda r, _: ",".join(map(port, r.status.ports)), wide=True),
         Column("RUNTIME", lambda r, _: r.status.runtime, wide=True),
@@ -358,7 +391,7 @@ def _get_event(app: App, name: str) -> Any:
 
 
 EVENT_COLUMNS: Final = (
-    Column("AGE", lambda e, now: age(e.time_ms, now)),
+    Column("AGE", lambda e, at: age(e.time_ms, at.now_ms)),
     Column("SEVERITY", lambda e, _: field_word(e, "severity")),
     Column("TYPE", lambda e, _: e.type),
     Column("RESOURCE", lambda e, _: e.resource),
@@ -398,13 +431,13 @@ TOKEN: Final = Resource(
     False,
     (
         Column("ID", lambda t, _: t.id),
-        Column("STATUS", token_status),
+        Column("STATUS", lambda t, at: token_status(t, at.now_ms)),
         Column("NODES", lambda t, _: t.node_pattern),
         Column("USES", lambda t, _: f"{t.uses}/{t.max_uses}"),
-        Column("EXPIRES", lambda t, now: span(t.expires_at_ms - now) if t.expires_at_ms > now else ""),
+        Column("EXPIRES", lambda t, at: span(t.expires_at_ms - at.now_ms) if t.expires_at_ms > at.now_ms else ""),
         Column("REGION", lambda t, _: t.region),
         Column("ZONE", lambda t, _: t.zone),
-        Column("AGE", lambda t, now: age(t.created_at_ms, now)),
+        Column("AGE", lambda t, at: age(t.created_at_ms, at.now_ms)),
         Column("LABELS", lambda t, _: _labels(t.labels), wide=True),
         Column("CREATED BY", lambda t, _: t.created_by, wide=True),
         Column("USED BY", lambda t, _: ",".join(t.used_by), wide=True),
@@ -441,7 +474,7 @@ USER: Final = Resource(
         Column("NAME", lambda u, _: u.name),
         Column("ROLES", lambda u, _: roles(u.bindings)),
         Column("STATUS", lambda u, _: "revoked" if u.revoked else "active"),
-        Column("AGE", lambda u, now: age(u.created_at_ms, now)),
+        Column("AGE", lambda u, at: age(u.created_at_ms, at.now_ms)),
     ),
     _list_users,
     _get_user,

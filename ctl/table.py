@@ -14,6 +14,7 @@ _GAP: Final = "   "
 _STYLES: Final = {
     "Ready": "green", "Available": "green", "active": "green", "Succeeded": "green",
     "Progressing": "yellow", "Pending": "yellow", "Starting": "yellow", "Preparing": "yellow", "Stopping": "yellow",
+    "Unknown": "yellow",
     "Unreachable": "yellow", "warning": "yellow", "Degraded": "yellow", "Terminating": "yellow", "Draining": "yellow",
     "Failed": "red", "Lost": "red", "error": "red", "CrashLoopBackOff": "red", "expired": "red", "revoked": "red",
 }  # fmt: skip

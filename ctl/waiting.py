@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final
 
 from cloudless.api.v1 import control_pb2
@@ -115,6 +116,8 @@ def _late(app: App, left: Collection[Key], latest: dict[Key, Any], timeout_ms: i
             if ready:
                 why = f"still of generation {replica.generation}"
             reasons.append(f"replica/{replica.id}: {resources.replica_status(replica)}{f': {why}' if why else ''}")
+        if workload and workload.status.message and reasons[-1].startswith("workload/"):
+            reasons[-1] += f": {workload.status.message}"
     more = f"\n  and {len(left) - EXPLAINED_MAX} more" if len(left) > EXPLAINED_MAX else ""
     message = f"not available after {span(timeout_ms)}:\n  " + "\n  ".join(reasons) + more
     name = sorted(left)[0][1]
@@ -167,10 +170,11 @@ def gone(app: App, key: Key, *, timeout_ms: int) -> None:
             ) from None
 
 
-def node_empty(app: App, node: str, *, timeout_ms: int) -> int:
-    """Until no replica runs on a node; returns how many did. Raises DeadlineExceeded that names those that stay."""
+def node_empty(app: App, node: str, *, timeout_ms: int) -> dict[str, Key]:
+    """Until no replica runs on a node; returns those that did, each with its workload. Raises DeadlineExceeded that
+    names those that stay."""
     seen: dict[str, Any] = {}
-    moved: set[str] = set()
+    left: dict[str, Key] = {}
     synced = False
 
     def request(revision: int) -> Any:
@@ -187,13 +191,13 @@ def node_empty(app: App, node: str, *, timeout_ms: int) -> int:
                     replica = message.replica
                     if replica.node_id == node and not _ended(replica):
                         seen[replica.id] = replica
-                        moved.add(replica.id)
+                        left[replica.id] = (replica.namespace, replica.workload)
                     else:
                         seen.pop(replica.id, None)
                 seen.pop(message.deleted_id, None)
                 synced = synced or message.synced
                 if synced and not seen:
-                    return len(moved)
+                    return left
                 progress.show(f"node/{node}: {len(seen)} replicas left")
         except DeadlineExceeded:
             progress.clear()
@@ -204,7 +208,17 @@ def node_empty(app: App, node: str, *, timeout_ms: int) -> int:
                 remedy=f"draining goes on; `cloudlessctl describe node {node}` shows them, "
                 f"`cloudlessctl uncordon {node}` ends it",
             ) from None
-    return len(moved)
+    return left
+
+
+def nowhere(app: App, replicas: Mapping[str, Key]) -> dict[Key, int]:
+    """Of the workloads whose replicas left a node: how many have found no other node, at most as many as left."""
+    wanted = Counter(replicas.values())
+    options = control_pb2.ListOptions(all_namespaces=True)
+    request = control_pb2.ListReplicasRequest(options=options)
+    every = app.client.pages("Workload", "ListReplicas", request, "replicas")[0] if wanted else []
+    pending = Counter((r.namespace, r.workload) for r in every if not r.node_id and not r.stopping)
+    return {key: min(count, pending[key]) for key, count in sorted(wanted.items()) if pending[key]}
 
 
 def _ended(replica: Any) -> bool:

@@ -88,7 +88,7 @@ class FakeControl:
         return self._stalled.setdefault(method, threading.Event())
 
     def end_watches(self) -> None:
-        """Ends every watch of nodes, workloads and replicas in good order, as a coordinator does that stops."""
+        """Ends every watch in good order, as a coordinator does that stops."""
         with self.lock:
             self._epoch += 1
             self.lock.notify_all()
@@ -136,7 +136,15 @@ class FakeControl:
             self._history.append((self.revision, kind, key, copy))
             self.lock.notify_all()
 
-    def emit(self, type: str, resource: str, description: str, *, namespace: str = "default") -> None:
+    def emit(
+        self,
+        type: str,
+        resource: str,
+        description: str,
+        *,
+        namespace: str = "default",
+        severity: Any = types_pb2.SEVERITY_INFO,
+    ) -> None:
         """Records an event."""
         with self.lock:
             self.revision += 1
@@ -144,7 +152,7 @@ class FakeControl:
                 types_pb2.Event(
                     index=self.revision,
                     type=type,
-                    severity=types_pb2.SEVERITY_INFO,
+                    severity=severity,
                     time_ms=NOW_MS - 5_000,
                     actor="user/admin",
                     resource=resource,
@@ -199,17 +207,15 @@ class FakeControl:
         """Records a streaming call and lets an injected fault end it."""
         with self.lock:
             self.calls.append((method, request, dict(context.invocation_metadata())))
+            self.lock.notify_all()
             fault = self._faults[method].popleft() if self._faults[method] else None
         if fault is not None:
             refuse(context, fault[1])
 
     def changes(self, kind: str, from_revision: int, context: Any) -> Iterator[tuple[int, str, Any]]:
         """(revision, key, message or None) of each change of a kind after a revision, until the caller leaves."""
-        position, epoch = 0, self._epoch
-
-        def open_still() -> bool:
-            return not self._stopping and self._epoch == epoch and bool(context.is_active())
-
+        position = 0
+        open_still = self.watching(context)
         while True:
             with self.lock:
                 while position >= len(self._history) and open_still():
@@ -221,8 +227,10 @@ class FakeControl:
                 if changed == kind and revision > from_revision:
                     yield revision, key, message
 
-    def stopping(self) -> bool:
-        return self._stopping
+    def watching(self, context: Any) -> Callable[[], bool]:
+        """Whether a watch that begins now still goes on."""
+        epoch = self._epoch
+        return lambda: not self._stopping and self._epoch == epoch and bool(context.is_active())
 
     def place(self, workload: Any) -> None:
         """Gives a workload the replicas that it wants."""
@@ -579,7 +587,9 @@ class _Servicer:
     def _event_shown(self, request: Any, event: Any) -> bool:
         if not request.all_namespaces and event.namespace != (request.namespace or "default"):
             return False
-        return bool(event.type.startswith(request.type_prefix) and request.resource in ("", event.resource))
+        resource = request.resource
+        named = resource in ("", event.resource) or (resource.endswith("/") and event.resource.startswith(resource))
+        return bool(named and event.type.startswith(request.type_prefix))
 
     def _ListEvents(self, request: Any) -> Any:  # noqa: N802
         rows = [event for event in self._c.events if self._event_shown(request, event)]
@@ -589,11 +599,12 @@ class _Servicer:
         control = self._c
         control.start_stream("WatchEvents", request, context)
         position = 0
+        watching = control.watching(context)
         while True:
             with control.lock:
-                while position >= len(control.events) and not control.stopping() and context.is_active():
+                while position >= len(control.events) and watching():
                     control.lock.wait(0.05)
-                if control.stopping() or not context.is_active():
+                if not watching():
                     return
                 rows, position = control.events[position:], len(control.events)
             for event in rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -13,10 +13,12 @@ from cloudless.ctl import options, resources
 from cloudless.ctl.app import App
 from cloudless.ctl.arguments import targets
 from cloudless.ctl.cli import command
+from cloudless.ctl.output import field_word
 from cloudless.ctl.resources import Query, Resource
 from cloudless.errors import NotFound
 
-EVENTS_SHOWN = 20
+EVENTS_SHOWN: Final = 20
+REPLICA_EVENTS_READ: Final = 1000  # of a namespace, to find those of one workload's replicas
 
 
 @command("describe")
@@ -56,11 +58,11 @@ def _lines(app: App, resource: Resource, item: Any) -> Iterator[str]:
     if resource is resources.WORKLOAD:
         namespace, name = item.metadata.namespace, item.metadata.name
         replicas = _replicas(app, namespace=namespace, workload=name)
-        events = _events(app, namespace, f"workload/{namespace}/{name}")
-        return text.workload(item, replicas, events, now_ms)
+        events = _workload_events(app, namespace, name)
+        return text.workload(item, replicas, events, now_ms, resources.away(app, replicas))
     if resource is resources.REPLICA:
         events = _events(app, item.namespace, f"replica/{item.id}")
-        return text.replica(item, _spec(app, item), events, now_ms)
+        return text.replica(item, _spec(app, item), events, now_ms, resources.away(app, [item]))
     if resource is resources.NODE:
         return text.node(item, _replicas(app, node=item.node.id), _events(app, "", f"node/{item.node.id}"), now_ms)
     if resource is resources.TOKEN:
@@ -75,11 +77,23 @@ def _replicas(app: App, *, namespace: str = "", workload: str = "", node: str = 
     return items
 
 
-def _events(app: App, namespace: str, resource: str) -> list[Any]:
+def _events(app: App, namespace: str, resource: str, limit: int = EVENTS_SHOWN) -> list[Any]:
     request = control_pb2.ListEventsRequest(
-        namespace=namespace, all_namespaces=not namespace, resource=resource, limit=EVENTS_SHOWN
+        namespace=namespace, all_namespaces=not namespace, resource=resource, limit=limit
     )
     return list(app.client.call("Event", "ListEvents", request).events)
+
+
+def _workload_events(app: App, namespace: str, name: str) -> list[Any]:
+    """Its own, and of its replicas where they were placed and what went wrong, those that are gone included: the
+    newest, oldest first."""
+    found = _events(app, namespace, f"workload/{namespace}/{name}")
+    for event in _events(app, namespace, "replica/", REPLICA_EVENTS_READ):
+        replica = event.resource.removeprefix("replica/")
+        telling = event.type.startswith("scheduling.") or field_word(event, "severity") in ("warning", "error")
+        if telling and replica.rpartition("-")[0] == name:
+            found.append(event)
+    return sorted(found, key=lambda event: (event.index, event.sequence))[-EVENTS_SHOWN:]
 
 
 def _spec(app: App, replica: Any) -> Any | None:

@@ -12,19 +12,20 @@ from cloudless.ctl import options, output, resources, table, watching
 from cloudless.ctl.app import App
 from cloudless.ctl.arguments import usage
 from cloudless.ctl.cli import command
-from cloudless.ctl.resources import Query
-from cloudless.ctl.times import instant
+from cloudless.ctl.resources import Moment, Query
 
-_WIDTHS: Final = (20, 8, 28, 30)
+LIMIT: Final = 100
+LIMIT_WATCHED: Final = 10  # before the new ones
+# What is still to come is about as wide as this.
+_WIDTHS_MIN: Final = {"SEVERITY": 8, "TYPE": 26, "RESOURCE": 26}
 
 
 @command("events")
 @click.option("--for", "resource", default="", metavar="TYPE/NAME", help="Only about this thing.")
 @click.option("--type", "type_prefix", default="", metavar="PREFIX", help="Only types that begin so, as in node.")
 @options.all_namespaces
-@click.option(
-    "--limit", type=click.IntRange(1, 5000), default=100, show_default=True, help="At most as many, the newest."
-)
+@click.option("--limit", type=click.IntRange(1, 5000), metavar="COUNT",
+              help=f"At most as many, the newest.  [default: {LIMIT}; with -w {LIMIT_WATCHED}]")  # fmt: skip
 @options.watch
 @options.output
 @options.no_headers
@@ -33,7 +34,7 @@ def events(
     resource: str,
     type_prefix: str,
     all_namespaces: bool,
-    limit: int,
+    limit: int | None,
     watch: bool,
     format: str,
     no_headers: bool,
@@ -54,13 +55,21 @@ def events(
             all_namespaces=everywhere,
             type_prefix=type_prefix,
             resource=wanted,
-            limit=limit,
+            limit=limit or (LIMIT_WATCHED if watch else LIMIT),
         ),
     )
     if watch:
-        for event in answer.events:
-            _show(app, event, format)
-        watch_events(app, query, answer.revision, format=format, type_prefix=type_prefix, resource=wanted)
+        app.flush_lines()
+        _begin(app, answer.events, query, format, no_headers)
+        watch_events(
+            app,
+            query,
+            answer.revision,
+            shown=answer.events,
+            format=format,
+            type_prefix=type_prefix,
+            resource=wanted,
+        )
         return
     _list(app, answer.events, query, format, no_headers)
 
@@ -73,15 +82,48 @@ def _list(app: App, events: Sequence[Any], query: Query, format: str, no_headers
     if not events:
         app.note("no events" + (f" in namespace {query.namespace}" if query.namespace else ""))
         return
-    header, rows = kind.table(events, app.clock.now_ms(), wide=format == "wide", with_namespace=query.all_namespaces)
+    header, rows = _table(app, events, query, format)
     table.show(app, header, rows, show_header=not no_headers)
 
 
+def _table(app: App, events: Sequence[Any], query: Query, format: str) -> tuple[list[str], list[list[str]]]:
+    moment = Moment(app.clock.now_ms())
+    return resources.EVENT.table(events, moment, wide=format == "wide", with_namespace=query.all_namespaces)
+
+
+def _widths(app: App, events: Sequence[Any], query: Query, format: str) -> list[int]:
+    """Those of the table that a watch begins with, and of its further lines."""
+    header, rows = _table(app, events, query, format)
+    needed = table.columns(header, rows)
+    return [max(width, _WIDTHS_MIN.get(name, 0)) for name, width in zip(header, needed, strict=True)]
+
+
+def _begin(app: App, events: Sequence[Any], query: Query, format: str, no_headers: bool) -> None:
+    """What a watch shows before anything new happens: the same table that it then goes on with."""
+    if format not in ("table", "wide"):
+        for event in events:
+            _show(app, event, query, format, [])
+        return
+    header, rows = _table(app, events, query, format)
+    widths = _widths(app, events, query, format)
+    for cells in rows if no_headers else [header, *rows]:
+        app.print(table.row(cells, widths))
+
+
 def watch_events(
-    app: App, query: Query, revision: int, *, format: str, type_prefix: str = "", resource: str = ""
+    app: App,
+    query: Query,
+    revision: int,
+    *,
+    shown: Sequence[Any],
+    format: str,
+    type_prefix: str = "",
+    resource: str = "",
 ) -> None:
-    """Prints each event after `revision` as it happens, until interrupted."""
+    """Prints each event after `revision` as it happens, until interrupted: as further lines of the table of those
+    that are `shown` already."""
     app.flush_lines()
+    widths = _widths(app, shown, query, format)
 
     def request(from_index: int) -> Any:
         return control_pb2.WatchEventsRequest(
@@ -100,18 +142,16 @@ def watch_events(
         from_revision=revision,
         revision_of=lambda message: int(message.event.index),
     ):
-        _show(app, message.event, format)
+        _show(app, message.event, query, format, widths)
 
 
-def _show(app: App, event: Any, format: str) -> None:
+def _show(app: App, event: Any, query: Query, format: str, widths: list[int]) -> None:
     if format == "json":
         app.print(output.to_json(output.plain(event)))
     elif format == "yaml":
         app.print("---\n" + output.to_yaml(output.plain(event)), end="")
     elif format in ("table", "wide"):
-        cells = (instant(event.time_ms), output.field_word(event, "severity"), event.type, event.resource)
-        line = " ".join(f"{table.safe(cell):<{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))
-        app.print(f"{line} {table.safe(event.description)}", end="\n")
+        app.print(table.row(_table(app, [event], query, format)[1][0], widths))
     else:
         kind = resources.EVENT
         output.show_data(app, format, [event], single=True, data=kind.data, name=kind.full_name)

@@ -15,9 +15,11 @@ from cloudless.api.v1 import control_pb2, session_pb2
 from cloudless.ctl import options, replicas, terminal
 from cloudless.ctl.app import App
 from cloudless.ctl.cli import command
-from cloudless.errors import FailedPrecondition
+from cloudless.errors import FailedPrecondition, InvalidArgument
 
 _QUEUE_MAX: Final = 64
+# What shells end with when the program is not there, or is none: for scripts that look at the exit code alone.
+_EXIT_CODES: Final = {"CommandNotFound": 127, "CommandNotExecutable": 126}
 
 
 @command("exec")
@@ -29,7 +31,8 @@ _QUEUE_MAX: Final = 64
 def exec_(app: App, what: str, program: tuple[str, ...], container: str, interactive: bool, tty: bool) -> int:
     """Run a program inside a replica.
 
-    Its exit code becomes this program's. Of a workload, the first ready replica is taken.
+    Its exit code becomes this program's; 127 where there is no such program, 126 where it cannot be executed. Of a
+    workload, the first ready replica is taken.
     """
     return run(app, what, program, container=container, interactive=interactive, tty=tty)
 
@@ -61,7 +64,16 @@ def run(app: App, what: str, program: tuple[str, ...], *, container: str, intera
         messages, _ = app.client.stream("Workload", "Exec", session.requests())
         if interactive:
             threading.Thread(target=session.read_stdin, daemon=True).start()
-        return _output(messages)
+        try:
+            return _output(messages)
+        except InvalidArgument as error:
+            code = _EXIT_CODES.get(error.reason)
+            if code is None:
+                raise
+            app.note(f"error: {error.message}")
+            if error.remedy:
+                app.note(f"hint: {error.remedy}")
+            return code
 
 
 def _output(messages: Iterator[Any]) -> int:

@@ -10,7 +10,7 @@ from cloudless.ctl import options, output, resources, table, watching
 from cloudless.ctl.app import App
 from cloudless.ctl.arguments import targets, usage
 from cloudless.ctl.cli import command
-from cloudless.ctl.resources import Query, Resource
+from cloudless.ctl.resources import Moment, Query, Resource
 
 
 @command("get")
@@ -45,12 +45,16 @@ def show(
     """What `get` does, for the noun-first commands too."""
     output.check(format)
     if len(what) == 1 and "/" not in what[0]:
+        shown = False
         for part in what[0].split(","):
             resource = resources.find(part)
             namespace = "" if all_namespaces or not resource.namespaced else app.namespace
             query = Query(namespace, all_namespaces, selector)
             _check_query(resource, query)
             items, revision = resource.items(app, query)
+            if shown and items and format in ("table", "wide"):
+                app.print()
+            shown = shown or bool(items)
             _show(
                 app, resource, items, single=False, format=format, no_headers=no_headers, sort_by=sort_by, query=query
             )
@@ -65,7 +69,9 @@ def show(
     for kind, name in targets(what):
         resource = resources.find(kind)
         found.append((resource, resource.get(app, name)))
-    for resource in dict.fromkeys(resource for resource, _ in found):
+    for number, resource in enumerate(dict.fromkeys(resource for resource, _ in found)):
+        if number and format in ("table", "wide"):
+            app.print()
         items = [item for owner, item in found if owner is resource]
         single = len(found) == 1
         _show(app, resource, items, single=single, format=format, no_headers=no_headers, sort_by=sort_by, query=Query())
@@ -100,7 +106,9 @@ def _show(
         where = f" in namespace {query.namespace}" if query.namespace else ""
         app.note(f"no {resource.plural}{where}")
         return
-    header, rows = resource.table(items, app.clock.now_ms(), wide=format == "wide", with_namespace=query.all_namespaces)
+    away = resources.away(app, items) if resource is resources.REPLICA else {}
+    moment = Moment(app.clock.now_ms(), away)
+    header, rows = resource.table(items, moment, wide=format == "wide", with_namespace=query.all_namespaces)
     table.show(app, header, rows, show_header=not no_headers)
 
 
@@ -123,14 +131,16 @@ def _watch(app: App, resource: Resource, query: Query, items: list[Any], revisio
     if resource is resources.EVENT:
         from cloudless.ctl.commands.events import watch_events
 
-        watch_events(app, query, revision, format=format)
+        watch_events(app, query, revision, shown=items, format=format)
         return
     if resource.watch is None:
         raise usage(f"{resource.plural} cannot be watched", "leave out -w")
     spec = resource.watch
 
     def table_of(found: list[Any]) -> tuple[list[str], list[list[str]]]:
-        return resource.table(found, app.clock.now_ms(), wide=format == "wide", with_namespace=query.all_namespaces)
+        # A replica that just changed was just heard of: its node is in reach.
+        moment = Moment(app.clock.now_ms())
+        return resource.table(found, moment, wide=format == "wide", with_namespace=query.all_namespaces)
 
     widths = table.columns(*table_of(items))
     for message in watching.follow(

@@ -91,8 +91,13 @@ def drain(app: App, names: tuple[str, ...], wait: bool, timeout: str) -> None:
         app.print(f"node/{view.node.id} draining")
         drained.append(view.node.id)
     for name in drained if wait else ():
-        count = waiting.node_empty(app, name, timeout_ms=timeout_ms)
-        app.print(f"node/{name} drained" + (f", replicas moved: {count}" if count else ""))
+        left = waiting.node_empty(app, name, timeout_ms=timeout_ms)
+        stopped = waiting.nowhere(app, left)
+        moved = len(left) - sum(stopped.values())
+        app.print(f"node/{name} drained" + (f", replicas moved: {moved}" if moved else ""))
+        if stopped:
+            each = ", ".join(f"{namespace}/{workload} ({count})" for (namespace, workload), count in stopped.items())
+            app.note(f"warning: stopped, with no room elsewhere: {each}; they start when a node has room")
 
 
 @command("label")

@@ -186,7 +186,7 @@ def test_describe_a_workload_says_why_a_replica_is_nowhere(ctl: Ctl, fabric: Fak
     out = ctl("describe", "workload/web").out
     assert (
         lines("""
-        Why web-00000 is nowhere (as 2 more):
+        Why web-00000 is nowhere (and 2 more like it):
           decision:        no node fits: insufficient cpu on 3 nodes
           ruled out:
             cpu: insufficient cpu: asks 500, free 3.5 (3 nodes: n1, n2, n3)
@@ -210,12 +210,12 @@ def test_describe_a_node(ctl: Ctl, fabric: FakeControl) -> None:
     assert (
         lines("""
         Resources:
-                   CAPACITY   RESERVED   IN USE
+                   CAPACITY   RESERVED   DEVICE IN USE
           cpu      4          0          500m
           memory   8Gi        0          1Gi
         Runtimes:
-          NAME         AVAILABLE   DETAIL
-          containerd   yes         1.6.20
+          NAME         AVAILABLE   VERSION   DETAIL
+          containerd   yes         1.6.20    -
         Features:
           NAME       AVAILABLE   DETAIL
           seccomp    yes         -
@@ -555,7 +555,7 @@ def test_a_refusal_is_4_with_the_server_s_words(ctl: Ctl, fabric: FakeControl) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["gett", "nodes"], "error: There is no command 'gett'. Did you mean 'get'?"),
+        (["gett", "nodes"], "error: there is no command 'gett'\nhint: did you mean `cloudlessctl get`?"),
         (["get", "nods"], "error: there is no type 'nods'"),
         (["get", "nodes", "-o", "xml"], "error: -o: unknown format 'xml'"),
         (["get", "nodes", "-o", "jsonpath={.items["], "error: cannot read the jsonpath template"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import click
 import grpc
 import pytest
 
@@ -16,12 +18,13 @@ from cloudless.api.v1 import types_pb2
 from cloudless.clock import SystemClock
 from cloudless.contexts import Context, Contexts
 from cloudless.ctl import refusals
-from cloudless.errors import FailedPrecondition, NotFound
+from cloudless.ctl.main import run
+from cloudless.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from cloudless.identity import keys
 from cloudless.identity.ca import CertificateAuthority
 from cloudless.identity.csr import make_csr
 from cloudless.identity.spiffe import USER, SpiffeId
-from cloudless.testing.ctl import Ctl
+from cloudless.testing.ctl import Ctl, Outcome
 from cloudless.testing.fake_control import FakeControl
 
 WEB = """\
@@ -253,3 +256,260 @@ def test_a_bare_dry_run_asks_nobody(ctl: Ctl, control: FakeControl, tmp_path: Pa
     assert ctl("apply", "--dry-run", "-f", str(file)).out == expected
     assert ctl("apply", "-f", str(file), "--dry-run").out == expected
     assert control.calls == []
+
+
+# commands that are not there
+
+
+@pytest.mark.parametrize(
+    ("words", "cause", "hint"),
+    [
+        (["cluster", "info"], "`cloudlessctl cluster` has no command 'info'", "did you mean `cloudlessctl cluster st"),
+        (["token", "rm", "x"], "`cloudlessctl token` has no command 'rm'", "did you mean `cloudlessctl token revoke`?"),
+        (["node", "drian", "x"], "`cloudlessctl node` has no command 'drian'", "did you mean `cloudlessctl node dra"),
+        (["token", "xyzzy"], "`cloudlessctl token` has no command 'xyzzy'", "it has create, list, revoke"),
+        (["ps"], "there is no command 'ps'", "did you mean `cloudlessctl get replicas`?"),
+        (["xyzzy"], "there is no command 'xyzzy'", "see `cloudlessctl --help`"),
+        (["rollout", "undo", "web"], "`rollout undo` is not in this version", "apply the earlier manifest again"),
+        (["label", "node", "n1", "a=b"], "`label` is not in this version", "`cloudlessctl node label` for nodes"),
+    ],
+)  # fmt: skip
+def test_an_unknown_command_leads_to_the_nearest(ctl: Ctl, words: list[str], cause: str, hint: str) -> None:
+    outcome = ctl(*words)
+    said = outcome.err.splitlines()
+    assert (outcome.code, said[0]) == (2, f"error: {cause}")
+    assert said[1].startswith(f"hint: {hint}")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["rollout history", "rollout undo", "rollout pause", "rollout resume", "rollout promote", "diff", "edit", "label",
+     "cp", "port-forward", "top"],
+)  # fmt: skip
+def test_what_is_not_in_this_version_is_said_so(ctl: Ctl, command: str) -> None:
+    outcome = ctl(*command.split(), "web")
+    assert (outcome.code, outcome.err.splitlines()[0]) == (2, f"error: `{command}` is not in this version")
+
+
+def test_suggested_commands_exist() -> None:
+    from cloudless.ctl import unknown
+    from cloudless.ctl.cli import TOP, root
+
+    def commands(group: click.Group) -> set[str]:
+        found = set()
+        context = click.Context(group)
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            found.add(name)
+            if isinstance(command, click.Group):
+                found |= {inner for below in commands(command) for inner in (below, f"{name} {below}")}
+        return found
+
+    known = commands(root) | {"get replicas"}
+    assert {word for words in unknown._MEANT.values() for word in words} <= known
+    assert not set(unknown._LATER[""]) & set(TOP)
+
+
+def test_a_completion_after_an_unknown_command_completes_to_nothing(ctl: Ctl) -> None:
+    from click.shell_completion import ShellComplete
+
+    from cloudless.ctl.cli import root
+
+    shell = ShellComplete(root, {"obj": ctl.app()}, "cloudlessctl", "_CLOUDLESSCTL_COMPLETE")
+    assert shell.get_completions(["clutser"], "") is not None
+    assert [item.value for item in shell.get_completions(["config"], "use")] == ["use-context"]
+
+
+def test_previous_logs_are_refused_clearly(ctl: Ctl, fabric: FakeControl) -> None:
+    outcome = ctl("logs", "-p", "web-00000")
+    assert (outcome.code, outcome.err.splitlines()[0]) == (2, "error: --previous is not supported by this version")
+
+
+def test_lists_of_commands_are_not_cut(ctl: Ctl) -> None:
+    from cloudless.ctl.cli import TOP, Group, root
+
+    for name in TOP:
+        command = root.get_command(click.Context(root), name)
+        if isinstance(command, Group):
+            listed = ctl(name, "--help").out.partition("Commands:")[2]
+            assert "..." not in listed
+            assert "…" not in listed
+    shown = ctl("config", "--help").out
+    assert [line.split()[0] for line in shown.splitlines() if line.startswith("  use")] == ["use-context"]
+    assert ctl("config", "use", "test").out == "now using context 'test'\n"
+
+
+# what tables and descriptions tell
+
+
+@pytest.fixture
+def unreachable(fabric: FakeControl) -> FakeControl:
+    """n2 does not answer; its replica was last heard to be ready."""
+    fabric.nodes["n2"].node.state = types_pb2.NODE_STATE_UNREACHABLE
+    return fabric
+
+
+def test_a_replica_on_a_node_that_is_away_is_not_shown_as_ready(ctl: Ctl, unreachable: FakeControl) -> None:
+    rows = {line.split()[0]: line for line in ctl("get", "replicas").out.splitlines()[1:]}
+    assert "Ready " in rows["web-00000"]
+    assert "Unknown (node unreachable)" in rows["web-00001"]
+    assert "Ready" not in rows["web-00001"]
+    described = ctl("describe", "replica", "web-00001").out
+    assert "Status:          Unknown (node unreachable); last heard: Ready\n" in described
+    assert "Unknown (node unreachable)" in ctl("describe", "workload", "web").out
+    assert "Unknown (node unreachable)" in ctl("describe", "node", "n2").out
+    assert "Unknown" not in ctl("describe", "node", "n1").out
+    assert ctl("get", "replica", "web-00001", "-o", "jsonpath={.status.phase}").out == "Ready\n", "data is as it is"
+
+
+def test_who_may_not_see_nodes_still_sees_replicas(ctl: Ctl, unreachable: FakeControl) -> None:
+    unreachable.fail("ListNodes", PermissionDenied("your role holds in one namespace"))
+    outcome = ctl("get", "replicas")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "Unknown" not in outcome.out
+
+
+def test_nodes_are_asked_for_only_where_a_table_needs_them(ctl: Ctl, fabric: FakeControl) -> None:
+    def asked(*words: str) -> bool:
+        fabric.calls.clear()
+        assert ctl(*words).code == 0
+        return "ListNodes" in [method for method, _, _ in fabric.calls]
+
+    assert asked("get", "replicas")
+    assert not asked("get", "replicas", "-o", "json")
+    assert not asked("get", "workloads")
+    for replica in fabric.replicas.values():
+        replica.status.phase = types_pb2.REPLICA_PHASE_SUCCEEDED
+    assert not asked("get", "replicas")
+
+
+def test_tables_are_apart(ctl: Ctl, fabric: FakeControl) -> None:
+    for words in (["get", "nodes,workloads"], ["get", "node/n1", "workload/web"]):
+        first, blank, second = ctl(*words).out.partition("\n\n")
+        assert (first[:4], blank, second[:4]) == ("NAME", "\n\n", "NAME")
+    assert ctl("get", "wl,rep", "-n", "shop").out == "", "where there is no table, there is nothing to part"
+    assert "\n\n" not in ctl("get", "nodes,workloads", "-o", "name").out
+
+
+def test_a_workload_s_events_include_what_became_of_its_replicas(ctl: Ctl, fabric: FakeControl) -> None:
+    fabric.emit("scheduling.decision", "replica/web-00000", "n1 scored best of 2")
+    fabric.emit("replica.failed", "replica/web-gone1", "failed on n1: OOMKilled", severity=types_pb2.SEVERITY_ERROR)
+    fabric.emit("replica.ready", "replica/web-00000", "is ready on n1")
+    fabric.emit("scheduling.decision", "replica/web-api-00000", "of another workload")
+    events = ctl("describe", "workload", "web").out.partition("Events:\n")[2].splitlines()
+    assert [line.split(maxsplit=3)[1:] for line in events] == [
+        ["TYPE", "OF", "DESCRIPTION"],
+        ["workload.created", "web", "created"],
+        ["scheduling.decision", "web-00000", "n1 scored best of 2"],
+        ["replica.failed", "web-gone1", "failed on n1: OOMKilled"],
+    ]
+
+
+def test_quantities_are_written_alike(ctl: Ctl, fabric: FakeControl) -> None:
+    fabric.auto_ready = False
+    ctl("scale", "web", "--replicas", "2")
+    rejection = fabric.replicas["web-00000"].placement.rejections[0]
+    rejection.reason = "insufficient memory: asks 640Gi, free at most 24684092Ki"
+    assert "asks 640Gi, free at most 23.5Gi (3 nodes" in ctl("describe", "workload", "web").out
+    view = fabric.nodes["n1"]
+    view.usage.cpu_millis, view.reserved.cpu_millis = 1242, 250
+    assert "  cpu      4          250m       1.24\n" in ctl("describe", "node", "n1").out
+
+
+def test_a_node_s_description_says_whose_figures_they_are(ctl: Ctl, fabric: FakeControl) -> None:
+    device = fabric.nodes["n1"].node.device
+    device.iops_class = "premium"
+    device.runtimes.add(name="process", version="0.1.0", available=True, detail="without process.network, process.user")
+    device.runtimes.add(name="kata", available=False, detail="no /dev/kvm")
+    out = ctl("describe", "node", "n1").out
+    assert "Disk:            measured IOPS class premium\n" in out
+    assert "DEVICE IN USE\n" in out
+    assert "  process      yes         0.1.0     lacks process.network, process.user\n" in out
+    assert "  kata         no          -         no /dev/kvm\n" in out
+
+
+# events as they happen
+
+
+def watch_events(ctl: Ctl, control: FakeControl, *words: str, last: str) -> list[str]:
+    """The lines of `events -w` until one with `last` in it was written."""
+    seen, ended = threading.Event(), []
+
+    class Recorder(io.StringIO):
+        def write(self, text: str) -> int:
+            written = super().write(text)
+            if last in text:
+                seen.set()
+            return written
+
+    before, sys.stdout = sys.stdout, (recorder := Recorder())
+    try:
+        thread = threading.Thread(target=lambda: ended.append(run(list(words), ctl.app())))
+        thread.start()
+        while "WatchEvents" not in [method for method, _, _ in control.calls]:
+            assert thread.is_alive()
+            with control.lock:
+                control.lock.wait(0.02)
+        control.emit("node.ready", "node/n7", "connected")
+        control.emit("node.lost", "node/n7", last)
+        assert seen.wait(10)
+    finally:
+        control.fail("WatchEvents", PermissionDenied("enough"))
+        control.end_watches()
+        thread.join(10)
+        sys.stdout = before
+    return recorder.getvalue().splitlines()
+
+
+def test_watched_events_go_on_in_the_same_columns(ctl: Ctl, fabric: FakeControl) -> None:
+    for number in range(15):
+        fabric.emit("workload.scaled", "workload/default/web", f"scaled to {number}")
+    header, *rows = watch_events(ctl, fabric, "events", "-w", last="the very last")
+    assert header.split() == ctl("events").out.splitlines()[0].split()
+    assert [row.split()[2] for row in rows] == ["workload.scaled"] * 10 + ["node.ready", "node.lost"]
+    assert len({row.index(row.split(maxsplit=4)[4]) for row in rows}) == 1, "aligned"
+    fabric.calls.clear()
+    rows = watch_events(ctl, fabric, "events", "-w", "--no-headers", "--limit", "2", last="the end")
+    assert [row.split()[2] for row in rows] == ["node.ready", "node.lost", "node.ready", "node.lost"]
+
+
+# exec and drain
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"), [("CommandNotFound", 127), ("CommandNotExecutable", 126), ("BadContainer", 2)]
+)
+def test_a_program_that_cannot_run_ends_exec_as_it_ends_a_shell(
+    ctl: Ctl, fabric: FakeControl, reason: str, code: int
+) -> None:
+    fabric.fail("Exec", InvalidArgument("cannot execute nosuch (name an executable below /usr)", reason=reason))
+    outcome = ctl("exec", "web-00000", "--", "nosuch")
+    assert outcome.code == code
+    assert outcome.err == "error: cannot execute nosuch\nhint: name an executable below /usr\n"
+
+
+def test_drain_says_what_found_no_other_node(ctl: Ctl, fabric: FakeControl) -> None:
+    """As the coordinator does it: one replica moves to n2, for the other there is no room."""
+    moved, waits = types_pb2.Replica(), types_pb2.Replica()
+    for made, name in ((moved, "web-00008"), (waits, "web-00009")):
+        made.CopyFrom(fabric.replicas["web-00000"])
+        made.id, made.node_id = name, "n1"
+        fabric.put("replica", name, made)
+    outcome: list[Outcome] = []
+    draining = threading.Thread(target=lambda: outcome.append(ctl("drain", "n1", "--timeout", "20s")))
+    draining.start()
+    while "WatchReplicas" not in [method for method, _, _ in fabric.calls]:
+        assert draining.is_alive()
+        with fabric.lock:
+            fabric.lock.wait(0.02)
+    pending = types_pb2.Replica(id="web-0000a", workload="web", namespace="default")
+    pending.status.phase = types_pb2.REPLICA_PHASE_PENDING
+    with fabric.lock:
+        fabric.put("replica", pending.id, pending)
+        for gone in ("web-00000", "web-00008", "web-00009"):
+            fabric.put("replica", gone, None)
+    draining.join(20)
+    assert [(o.code, o.out) for o in outcome] == [(0, "node/n1 draining\nnode/n1 drained, replicas moved: 2\n")]
+    assert outcome[0].err == (
+        "warning: stopped, with no room elsewhere: default/web (1); they start when a node has room\n"
+    )
