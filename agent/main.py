@@ -228,13 +228,17 @@ class Agent:
         from cloudless.agent.device import System
         from cloudless.agent.device.network import addresses
 
-        system = System.here()
+        system, bridge = System.here(), self._config.runtime.bridge
         while True:
             await asyncio.sleep(_LOOK_INTERVAL_S)
             came = await runtimes.look_again()
             now, known = usage(), self._device
             link = (now.power_source or known.power_source, now.metered if now.power_source else known.metered)
-            if came or addresses(system) != known.addresses or link != (known.power_source, known.metered):
+            if (
+                came
+                or addresses(system, bridge=bridge) != known.addresses
+                or link != (known.power_source, known.metered)
+            ):
                 await self._detect(runtimes)
                 log.info("device.changed", addresses=list(self._device.addresses), power=self._device.power_source)
                 session.device_changed()

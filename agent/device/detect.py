@@ -59,5 +59,5 @@ def detect(
         metered=network.is_cellular(system, interface) or network.networkmanager_says_metered(interface),
         runtimes=tuple(info for info, _ in runtimes),
         features=features.combined(features.device_features(system), *(found for _, found in runtimes)),
-        addresses=network.addresses(system),
+        addresses=network.addresses(system, bridge=config.runtime.bridge),
     )

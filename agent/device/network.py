@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import shutil
+import socket
+import struct
 import subprocess
 
 from cloudless.agent.device.system import System
@@ -26,8 +28,10 @@ def default_interface(system: System) -> str:
     return best[1] if best else ""
 
 
-def addresses(system: System) -> tuple[str, ...]:
-    """Own addresses that others may reach: no loopback, no link-local ones. IPv4 first."""
+def addresses(system: System, *, bridge: str = "") -> tuple[str, ...]:
+    """Own addresses that others may reach: no loopback, no link-local ones, none of the link `bridge`, which leads to
+    the replicas alone. IPv4 first."""
+    inside = _networks(system, bridge)
     found: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = []
     leaf = ""
     for line in system.read("/proc/net/fib_trie").splitlines():
@@ -36,9 +40,28 @@ def addresses(system: System) -> tuple[str, ...]:
         elif "/32 host LOCAL" in line:  # more than once where two interfaces have the address
             found.append(ipaddress.IPv4Address(leaf))
     for line in system.read("/proc/net/if_inet6").splitlines():
-        found.append(ipaddress.IPv6Address(int(line.split()[0], 16)))
-    usable = {a for a in found if not (a.is_loopback or a.is_link_local or a.is_unspecified)}
+        number, _, _, _, _, link = line.split()
+        if link != bridge:
+            found.append(ipaddress.IPv6Address(int(number, 16)))
+    usable = {
+        address
+        for address in found
+        if not (address.is_loopback or address.is_link_local or address.is_unspecified)
+        and not any(address in network for network in inside)
+    }
     return tuple(str(a) for a in sorted(usable, key=lambda a: (a.version, int(a))))
+
+
+def _networks(system: System, link: str) -> list[ipaddress.IPv4Network]:
+    """The IPv4 networks that lie directly behind a link: the kernel's table of addresses names no links."""
+    found = []
+    for line in system.read("/proc/net/route").splitlines()[1:]:
+        fields = line.split()
+        if len(fields) > 7 and fields[0] == link and fields[2] == "00000000":
+            # the kernel prints the bytes of an address as a number of the machine's own order
+            start, mask = (socket.inet_ntoa(struct.pack("=I", int(fields[at], 16))) for at in (1, 7))
+            found.append(ipaddress.IPv4Network((start, mask)))
+    return found
 
 
 def egress_bps(system: System) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 import tempfile
 import types
 from pathlib import Path
@@ -254,6 +255,23 @@ def test_power(make, files, expected):
 
 def test_addresses_leave_out_what_nobody_reaches(make):
     assert network.addresses(make(RASPBERRY_PI)) == ("10.0.0.7", "fd00::2")
+
+
+def test_addresses_leave_out_the_replicas_bridge(make):
+    trie = TRIE + "     |-- 10.88.0.1\n        /32 host LOCAL\n     |-- 10.89.0.1\n        /32 host LOCAL\n"
+    order = "0000580A 00FFFFFF 0000590A" if sys.byteorder == "little" else "0A580000 FFFFFF00 0A590000"
+    mine, mask, other = order.split()
+    routes = "".join(
+        f"{link}\t{network}\t00000000\t0001\t0\t0\t0\t{mask}\t0\t0\t0\n"
+        for link, network in (("cloudless0", mine), ("br0", other))
+    )
+    six = SIX + "fd880000000000000000000000000001 03 40 00 80 cloudless0\n"
+    device = RASPBERRY_PI | {
+        "/proc/net/fib_trie": trie,
+        "/proc/net/route": ROUTE + route("eth0") + routes,
+        "/proc/net/if_inet6": six,
+    }
+    assert network.addresses(make(device), bridge="cloudless0") == ("10.0.0.7", "10.89.0.1", "fd00::2")
 
 
 @pytest.mark.parametrize(
