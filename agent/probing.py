@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -34,6 +35,35 @@ def port_of(container: Container, port: str) -> int | None:
     return next((p.container_port for p in container.ports if p.name == port), None)
 
 
+def _place(container: Container, check: RunProbe) -> str:
+    """HOST:PORT that a check goes to; empty where it goes to none."""
+    probe = check.probe
+    wanted = probe.http or probe.tcp or probe.grpc
+    port = port_of(container, wanted.port) if wanted is not None and probe.exec is None else None
+    host = f"[{check.address}]" if ":" in check.address else check.address
+    return f"{host}:{port}" if port is not None else ""
+
+
+_WORDS: Final = {
+    errno.ECONNREFUSED: "connection refused at",
+    errno.ECONNRESET: "connection reset by",
+    errno.EPIPE: "connection closed by",
+    errno.EHOSTUNREACH: "no route to",
+    errno.ENETUNREACH: "no route to",
+}
+
+
+def _words(error: OSError, place: str) -> str:
+    """What went wrong, for people: without the numbers and tuples of Python's own texts."""
+    words = _WORDS.get(error.errno or 0)
+    if place and words:
+        return f"{words} {place}"
+    reason = error.strerror or str(error) or type(error).__name__
+    if tls := getattr(error, "reason", None):  # an ssl.SSLError
+        reason = f"TLS failed ({str(tls).replace('_', ' ').lower()})"
+    return f"{reason} at {place}" if place else reason
+
+
 class NetworkProber:
     """Checks containers over the network, and through the runtime's exec. A `Prober`."""
 
@@ -52,10 +82,13 @@ class NetworkProber:
             async with asyncio.timeout(limit_ms / 1000):
                 return await self._check(replica_id, container, check)
         except TimeoutError:
-            return False, f"no answer within {limit_ms} ms"
+            place = _place(container, check)
+            return False, f"no answer{f' from {place}' if place else ''} within {limit_ms} ms"
         except Unavailable as error:
             return None, error.message
-        except (CloudlessError, OSError, ValueError) as error:
+        except OSError as error:
+            return False, _words(error, _place(container, check))
+        except (CloudlessError, ValueError, OverflowError) as error:  # OverflowError: a port of no network
             return False, str(error) or type(error).__name__
 
     async def _check(self, replica_id: str, container: Container, check: RunProbe) -> tuple[bool, str]:
@@ -73,7 +106,7 @@ class NetworkProber:
         if probe.http is not None:
             return await self._http(probe.http, check.address, port)
         if probe.grpc is not None:
-            return await _grpc(probe.grpc, check.address, port)
+            return await _grpc(probe.grpc, check.address, port, place=_place(container, check))
         _, writer = await asyncio.open_connection(check.address, port)
         await _hang_up(writer)
         return True, ""
@@ -141,7 +174,7 @@ async def _hang_up(writer: asyncio.StreamWriter) -> None:
         await writer.wait_closed()
 
 
-async def _grpc(probe: GrpcProbe, host: str, port: int) -> tuple[bool, str]:
+async def _grpc(probe: GrpcProbe, host: str, port: int, *, place: str) -> tuple[bool, str]:
     import grpc
     import grpc.aio
 
@@ -152,6 +185,8 @@ async def _grpc(probe: GrpcProbe, host: str, port: int) -> tuple[bool, str]:
         try:
             status = await call(probe.service, wait_for_ready=False)
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE and "onnection refused" in (error.details() or ""):
+                return False, f"connection refused at {place}"
             return False, f"gRPC {error.code().name}: {error.details() or ''}".strip()
     return status == _SERVING, f"health status {status}"
 

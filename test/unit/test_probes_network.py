@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from cloudless.agent.core.model import RunProbe
 from cloudless.agent.core.probes import ProbeKind
-from cloudless.agent.probing import NetworkProber, _encode_health
+from cloudless.agent.probing import NetworkProber, _encode_health, _words
 from cloudless.agent.runtime.base import ExecRequest, Sandbox
 from cloudless.clock import SystemClock
 from cloudless.core.model import Assignment
@@ -45,6 +47,20 @@ async def server(answer: Callable[[bytes], bytes | None]) -> AsyncIterator[str]:
             pass
         finally:
             writer.close()
+
+    serving = await asyncio.start_server(handle, "127.0.0.1", 0)
+    async with serving:
+        yield str(serving.sockets[0].getsockname()[1])
+
+
+@asynccontextmanager
+async def plain() -> AsyncIterator[str]:
+    """Speaks before it is asked, as no TLS server does."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\n")
+        await reader.read(1)  # until the checker hangs up
+        writer.close()
 
     serving = await asyncio.start_server(handle, "127.0.0.1", 0)
     async with serving:
@@ -103,10 +119,50 @@ async def test_http_that_never_answers_times_out() -> None:
 async def test_tcp() -> None:
     async with server(lambda head: b"") as port:
         assert (await check(Probe(tcp=TcpProbe("http")), port=port))[0]
-    passed, detail = await check(Probe(tcp=TcpProbe(port)))
-    assert not passed
-    assert detail
+    assert not (await check(Probe(tcp=TcpProbe("70000"))))[0]
     assert await check(Probe(tcp=TcpProbe("nope"))) == (False, "the container has no port named nope")
+
+
+@pytest.mark.parametrize("kind", ["http", "https", "tcp", "grpc"])
+async def test_where_nobody_listens_the_place_is_named(kind: str) -> None:
+    async with server(lambda head: b"") as port:
+        pass
+    probe = {
+        "http": Probe(http=HttpProbe("/", port), timeout_ms=5_000),
+        "https": Probe(http=HttpProbe("/", port, scheme="HTTPS"), timeout_ms=5_000),
+        "tcp": Probe(tcp=TcpProbe(port), timeout_ms=5_000),
+        "grpc": Probe(grpc=GrpcProbe(port), timeout_ms=5_000),
+    }[kind]
+    assert await check(probe) == (False, f"connection refused at 127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('10.1.0.2', 80)"), "connection refused at P"),
+        (OSError(errno.EHOSTUNREACH, "Connect call failed ('10.1.0.2', 80)"), "no route to P"),
+        (OSError(errno.ENETUNREACH, "Network is unreachable"), "no route to P"),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), "connection reset by P"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files at P"),
+        (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)"), "at P"),
+        (ConnectionAbortedError(), "ConnectionAbortedError at P"),
+    ],
+)
+def test_words_for_what_goes_wrong(error: OSError, words: str) -> None:
+    assert _words(error, "P").endswith(words)
+    assert "(" not in _words(error, "P").removesuffix("(_ssl.c:1006) at P")
+
+
+async def test_https_of_a_server_that_speaks_none() -> None:
+    async with plain() as port:
+        passed, detail = await check(Probe(http=HttpProbe("/", port, scheme="HTTPS")))
+        assert (passed, detail) == (False, f"TLS failed (wrong version number) at 127.0.0.1:{port}")
+
+
+async def test_https_that_never_answers_times_out() -> None:
+    async with server(lambda head: None) as port:
+        passed, detail = await check(Probe(http=HttpProbe("/", port, scheme="HTTPS"), timeout_ms=300))
+        assert (passed, detail) == (False, f"no answer from 127.0.0.1:{port} within 300 ms")
 
 
 async def test_exec(tmp_path: Path) -> None:
