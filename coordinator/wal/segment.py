@@ -10,8 +10,8 @@ silently lose it and everything behind it, so the log refuses to open. The two a
 - otherwise it belongs to the last group that was written, and is cut with a warning.
 
 The trade-off: bits that flip in the very last group look like a torn write, because nothing behind them says that
-they had been on disk. Then the last group is lost, even when it had been acknowledged. A cluster repairs this from
-its other members; with one member it is the price of starting again by itself after a power cut.
+they had been on disk. Then the last group is lost, even when it had been acknowledged: with a single coordinator that
+is the price of starting again by itself after a power cut.
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ SUFFIX = ".wal"
 TEMPORARY = ".tmp"
 
 REMEDY = (
-    "nothing was changed; restore the data directory from a backup, or, where other coordinators are healthy, "
-    "remove this member, empty its directory and let it join again; "
-    "`python -m cloudless.coordinator.wal.inspect DIR` shows what can still be read"
+    "nothing was changed; restore the data directory from a backup: without one, every write from this place on is "
+    "lost; `python -m cloudless.coordinator.wal.inspect DIR` shows what can still be read"
 )
 
 

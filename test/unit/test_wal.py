@@ -213,6 +213,7 @@ def test_any_bit_flipped_before_the_last_group_refuses_with_file_offset_and_reme
                 open_log(image)
             assert "at offset" in caught.value.message
             assert "backup" in caught.value.remedy
+            assert "member" not in caught.value.remedy, "there is no other coordinator to restore it from"
             assert image.read(tail_file()) == before, "a refusal must not change the files"
             image.flip_bit(tail_file(), offset=offset, bit=offset % 8)
     image.flip_bit(tail_file(), offset=last_group + 1)
