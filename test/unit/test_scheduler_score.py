@@ -87,6 +87,19 @@ def test_utilization(used, own, wanted, expected):
     assert value == pytest.approx(expected)
 
 
+def test_utilization_counts_what_the_node_holds_of_the_workload_against_it():
+    """As the terms appear one after another on a node of 500m and much memory, for replicas of 50m."""
+    ask, much = ResourceAmounts(50, 2**26), device(cpu_millis=500, memory_bytes=24 * 2**30)
+
+    def shown(cpu_millis: int, own: int) -> str:
+        used = ResourceAmounts(cpu_millis, cpu_millis // 50 * 2**26)
+        return f"{score.utilization(Candidate(node(device=much), used, own=own), ask, wanted=2):.2f}"
+
+    assert shown(0, own=0) == "0.05"
+    assert shown(50, own=1) == "0.00", "it holds half of the workload and is a tenth full"
+    assert shown(100, own=0) == "0.15", "to another workload it counts as full as it is"
+
+
 def test_the_total_is_the_formula_of_the_shown_terms():
     fabric = Fabric()
     for name in "abc":

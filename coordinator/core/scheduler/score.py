@@ -86,7 +86,12 @@ def network_penalty(node: Node, usage: NodeUsage | None) -> float:
 
 def utilization(candidate: Candidate, ask: ResourceAmounts, *, wanted: int) -> float:
     """How full the node would be (bin-packing), less the share of the workload that it holds already: near
-    equals share a workload's replicas, while a small remainder still fills up a node that is in use."""
+    equals share a workload's replicas, while a small remainder still fills up a node that is in use.
+
+    Full is the mean of CPU and memory, reserved and asked for, after this placement. Never below 0: a node that
+    holds one of a workload's two replicas is at 0 for the other until it is more than half full, though it is far
+    from empty; to the first replica of the next workload it counts as full as it is.
+    """
     capacity = candidate.node.device.capacity
     fills = [
         min(1.0, (have + more) / limit)
