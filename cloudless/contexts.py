@@ -10,6 +10,8 @@
         certificate: |        # PEM: the person's certificate and its intermediate
         key: |                # PEM
         bundle: |             # PEM: the root
+        not-before: 1767225600000   # of the certificate, wall clock ms; written by programs that have read it
+        expires-at: 1769817600000
 
 It stands at `$CLOUDLESS_CONFIG`, else `~/.config/cloudless/config.yaml`, with mode 0600, for it holds private keys.
 Values are immutable: `merge`, `use` and `delete` give a new object, `save` writes it in one step.
@@ -28,19 +30,22 @@ from typing import Any
 import yaml
 
 from cloudless.errors import InvalidArgument, NotFound
-from cloudless.identity.credentials import Credentials
+from cloudless.identity.credentials import Credentials, renew_at_ms
 from cloudless.identity.files import make_private_directory, write_private
 from cloudless.identity.spiffe import USER, SpiffeId
 
 MAX_BYTES = 4 * 2**20
 _DEPTH_MAX = 16
 _TEXTS = ("name", "trust-domain", "namespace", "user", "certificate", "key", "bundle")
+_TIMES = ("not-before", "expires-at")
+_TIME_MAX_MS = 253_402_300_799_999  # the end of the year 9999
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
     """One fabric as one person. `coordinators` are addresses (host:port) of the mTLS listener, tried in order;
-    `certificate`, `key` and `bundle` are PEM texts."""
+    `certificate`, `key` and `bundle` are PEM texts. `not_before_ms` and `expires_at_ms` are the certificate's times,
+    wall clock ms; both 0 when nobody has read it yet."""
 
     name: str
     coordinators: tuple[str, ...] = ()
@@ -50,6 +55,8 @@ class Context:
     certificate: str = dataclasses.field(default="", repr=False)
     key: str = dataclasses.field(default="", repr=False)
     bundle: str = dataclasses.field(default="", repr=False)
+    not_before_ms: int = 0
+    expires_at_ms: int = 0
 
     def credentials(self) -> Credentials:
         """What a channel needs; no certificate is parsed. Raises InvalidArgument with reason `BadContext`."""
@@ -62,7 +69,13 @@ class Context:
             key_pem=self.key.encode(),
             chain_pem=self.certificate.encode(),
             bundle_pem=self.bundle.encode(),
+            expires_at_ms=self.expires_at_ms,
+            not_before_ms=self.not_before_ms,
         )
+
+    def renew_at_ms(self) -> int:
+        """Wall clock ms at which two thirds of the certificate's life are over; 0 when its times are not known."""
+        return renew_at_ms(not_before_ms=self.not_before_ms, expires_at_ms=self.expires_at_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +177,8 @@ def encode(contexts: Contexts) -> bytes:
                 "certificate": context.certificate,
                 "key": context.key,
                 "bundle": context.bundle,
+                **({"not-before": context.not_before_ms} if context.not_before_ms else {}),
+                **({"expires-at": context.expires_at_ms} if context.expires_at_ms else {}),
             }
             for context in contexts.contexts
         ],
@@ -218,7 +233,7 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _context(entry: Any, place: str) -> Context:
-    _check_fields(entry, (*_TEXTS, "coordinators"), place)
+    _check_fields(entry, (*_TEXTS, *_TIMES, "coordinators"), place)
     texts: dict[str, str] = {}
     for field in _TEXTS:
         value = entry.get(field)
@@ -227,6 +242,10 @@ def _context(entry: Any, place: str) -> Context:
         texts[field] = value or ""
     if not texts["name"]:
         raise _bad(f"{place} has no name")
+    times = {field: entry.get(field) or 0 for field in _TIMES}
+    for field, value in times.items():
+        if type(value) is not int or not 0 <= value <= _TIME_MAX_MS:
+            raise _bad(f"{place}.{field} must be wall clock ms")
     coordinators = entry.get("coordinators") or []
     if not isinstance(coordinators, list) or not all(isinstance(address, str) for address in coordinators):
         raise _bad(f"{place}.coordinators must be a list of addresses")
@@ -239,6 +258,8 @@ def _context(entry: Any, place: str) -> Context:
         certificate=texts["certificate"],
         key=texts["key"],
         bundle=texts["bundle"],
+        not_before_ms=times["not-before"],
+        expires_at_ms=times["expires-at"],
     )
 
 

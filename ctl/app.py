@@ -147,6 +147,16 @@ class App:
             new_request_id=lambda: str(uuid.uuid4()),
         )
 
+    @property
+    def has_called(self) -> bool:
+        """Whether the coordinator was asked for anything."""
+        return "client" in self.__dict__
+
+    @property
+    def completes(self) -> bool:
+        """Whether the shell asks for completions: then nothing is done by the way."""
+        return "_CLOUDLESSCTL_COMPLETE" in self.environment
+
     def close(self) -> None:
-        if "client" in self.__dict__:
+        if self.has_called:
             self.client.close()

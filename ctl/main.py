@@ -27,6 +27,10 @@ def run(arguments: Sequence[str] | None = None, app: App | None = None) -> int:
         answer = root.main(args=arguments, prog_name="cloudlessctl", standalone_mode=False, obj=app)
         code = answer if isinstance(answer, int) else 0
         sys.stdout.flush()
+        if code == 0 and app.has_called and not app.completes:
+            from cloudless.ctl.renewal import renew_if_due
+
+            renew_if_due(app)
     except CloudlessError as error:
         code = report(error)
     except click.exceptions.Exit as ended:

@@ -19,7 +19,7 @@ import grpc
 from cloudless.api.v1 import control_pb2, control_pb2_grpc, convert, session_pb2, types_pb2
 from cloudless.core import defaults, selectors, validation
 from cloudless.core.spec import Metadata, WorkloadSpec
-from cloudless.errors import CloudlessError, InvalidArgument, NotFound, Unavailable
+from cloudless.errors import CloudlessError, InvalidArgument, NotFound, PermissionDenied, Unavailable
 from cloudless.identity.channel import ERROR_TRAILER, REASON_TRAILER, REMEDY_TRAILER, REQUEST_ID_METADATA
 
 NOW_MS: Final = 1_800_000_000_000
@@ -46,6 +46,7 @@ class FakeControl:
         self.calls: list[tuple[str, Any, dict[str, Any]]] = []  # method, request, metadata
         self.executed: list[Any] = []  # every ExecRequest, in order
         self.program: Callable[[Any, Iterator[Any]], Iterator[Any]] = _echo
+        self.sign: Callable[[bytes], tuple[str, int]] | None = None  # of a CSR: chain and its end; None: refused
         self.address = ""
         self._faults: dict[str, deque[tuple[bool, CloudlessError]]] = defaultdict(deque)
         self._results: dict[tuple[str, str], Any] = {}
@@ -570,6 +571,12 @@ class _Servicer:
             trust_bundle_pem="-----BEGIN CERTIFICATE-----\nroot\n",
             expires_at_ms=NOW_MS + 86_400_000,
         )
+
+    def _RenewUserCertificate(self, request: Any) -> Any:  # noqa: N802
+        if self._c.sign is None:
+            raise PermissionDenied("nobody is renewed here", reason="RoleRequired")
+        chain, expires_at_ms = self._c.sign(request.csr_der)
+        return control_pb2.RenewUserCertificateResponse(certificate_chain_pem=chain, expires_at_ms=expires_at_ms)
 
     def _ListUsers(self, _request: Any) -> Any:  # noqa: N802
         return control_pb2.ListUsersResponse(users=[item for _, item in sorted(self._c.users.items())])

@@ -12,6 +12,7 @@ import click
 from cloudless.ctl import options, output, table
 from cloudless.ctl.app import App
 from cloudless.ctl.cli import command, group
+from cloudless.ctl.times import instant
 from cloudless.errors import InvalidArgument, NotFound
 
 config = group("config", "Choose which fabric to talk to, and as whom.")
@@ -100,6 +101,7 @@ def view(app: App, raw: bool) -> None:
             "namespace": c.namespace,
             "user": c.user,
             **{key: "REDACTED" for key in ("certificate", "key", "bundle") if getattr(c, key)},
+            **({"certificate-expires": instant(c.expires_at_ms)} if c.expires_at_ms else {}),
         }
         for c in contexts.contexts
     ]
