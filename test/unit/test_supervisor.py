@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import structlog.testing
 
 from cloudless.agent.core.model import RunProbe
 from cloudless.agent.journal import Journal
@@ -349,6 +350,17 @@ def test_strangers_are_left_alone_before_the_first_word_and_removed_after(on_nod
             await asyncio.sleep(20)
             assert set(node.device.sandboxes) == {"web-1"}
             assert node.starts() == starts
+
+    on_node(story)
+
+
+def test_the_first_line_of_the_log_makes_no_number_up(on_node) -> None:
+    async def story(node: Node) -> None:
+        for assignments in (None, 0):
+            with structlog.testing.capture_logs() as lines:
+                async with node.agent() as supervisor:
+                    await supervisor.assign(1, [])
+            assert [line["assignments"] for line in lines if line["event"] == "supervisor.loaded"] == [assignments]
 
     on_node(story)
 
