@@ -6,6 +6,7 @@ Written on asyncio streams: two fixed GET paths do not need a web framework, and
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 
 from prometheus_client import REGISTRY, Info
@@ -75,8 +76,10 @@ async def serve(config: MetricsConfig, *, health: Callable[[], bool]) -> Metrics
     try:
         server = await asyncio.start_server(handle, host.strip("[]"), int(port), limit=_REQUEST_LIMIT_BYTES)
     except OSError as error:
+        # asyncio's own text repeats the address; a name that does not resolve has a number of its own.
+        cause = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
         raise FailedPrecondition(
-            f"cannot listen on {config.listen} for metrics: {error.strerror}",
+            f"cannot listen on {config.listen} for metrics: {cause}",
             reason="PortInUse",
             remedy="set metrics.listen to a free address, or to an empty one to switch it off",
         ) from None

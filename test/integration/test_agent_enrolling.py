@@ -98,5 +98,6 @@ async def test_a_taken_metrics_port_is_found_before_the_token_is_spent(
         with pytest.raises(FailedPrecondition) as refused:
             await agent.run()
     assert refused.value.reason == "PortInUse"
+    assert refused.value.message == f"cannot listen on {address} for metrics: Address already in use"
     assert [token.uses for token in fabric.state.tokens.values()] == [0]
     assert "n1" not in fabric.state.nodes
