@@ -77,7 +77,8 @@ async def serve(config: MetricsConfig, *, health: Callable[[], bool]) -> Metrics
         server = await asyncio.start_server(handle, host.strip("[]"), int(port), limit=_REQUEST_LIMIT_BYTES)
     except OSError as error:
         # asyncio's own text repeats the address; a name that does not resolve has a number of its own.
-        cause = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
+        number = error.errno or 0
+        cause = os.strerror(number) if number > 0 else error.strerror
         raise FailedPrecondition(
             f"cannot listen on {config.listen} for metrics: {cause}",
             reason="PortInUse",
