@@ -91,10 +91,14 @@ def placement(decision: Any) -> Iterator[str]:
 
 
 def _rough(text: str) -> str:
-    """With sizes as the tables write them: `23.5Gi` for `24684092Ki`."""
-    return re.sub(
-        r"\b\d{4,12}[KMG]i\b", lambda size: resources.rough_bytes(quantity.parse_bytes(size[0])), text, flags=re.ASCII
-    )
+    """With quantities as the tables write them: `23.5Gi` for `24684092Ki`, `1.9` for `1900m`."""
+    return re.sub(r"\b\d{4,12}(?:m|[KMG]i)\b", lambda found: _rough_quantity(found[0]), text, flags=re.ASCII)
+
+
+def _rough_quantity(text: str) -> str:
+    if text.endswith("m"):
+        return resources.rough_cpu(quantity.parse_cpu(text))
+    return resources.rough_bytes(quantity.parse_bytes(text))
 
 
 def _term(term: Any) -> str:

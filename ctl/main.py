@@ -1,7 +1,7 @@
 """The program: runs a command and turns whatever happens into an exit code and words that say what to do.
 
 Exit codes: 0 done; 1 failed; 2 usage; 3 not found; 4 refused by policy or placement; 5 unreachable; 6 timed out;
-130 interrupted. `exec` ends with the remote program's own code.
+130 interrupted. `exec` ends with the remote program's own code, or as a shell does: 127 not found, 126 not executable.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ Things are named `TYPE NAME` or `TYPE/NAME`; types have plurals and short names:
 | 6 | timed out |
 | 130 | interrupted |
 
-`exec` ends with the remote program's own code. Errors go to stderr as `error: cause` and `hint: next step`.
+`exec` ends with the remote program's own code, 127 where there is no such program, 126 where it cannot be executed.
+Errors go to stderr as `error: cause` and `hint: next step`.
 """
 
 

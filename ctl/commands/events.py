@@ -17,7 +17,7 @@ from cloudless.ctl.resources import Moment, Query
 LIMIT: Final = 100
 LIMIT_WATCHED: Final = 10  # before the new ones
 # What is still to come is about as wide as this.
-_WIDTHS_MIN: Final = {"SEVERITY": 8, "TYPE": 26, "RESOURCE": 26}
+_WIDTHS_MIN: Final = {"SEVERITY": 8, "TYPE": 27, "RESOURCE": 26}
 
 
 @command("events")

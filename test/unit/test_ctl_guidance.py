@@ -411,6 +411,8 @@ def test_quantities_are_written_alike(ctl: Ctl, fabric: FakeControl) -> None:
     rejection = fabric.replicas["web-00000"].placement.rejections[0]
     rejection.reason = "insufficient memory: asks 640Gi, free at most 24684092Ki"
     assert "asks 640Gi, free at most 23.5Gi (3 nodes" in ctl("describe", "workload", "web").out
+    rejection.reason = "insufficient cpu: asks 64, free at most 1900m, reserved 250m"
+    assert "asks 64, free at most 1.9, reserved 250m (3 nodes" in ctl("describe", "workload", "web").out
     view = fabric.nodes["n1"]
     view.usage.cpu_millis, view.reserved.cpu_millis = 1242, 250
     assert "  cpu      4          250m       1.24\n" in ctl("describe", "node", "n1").out
