@@ -11,6 +11,8 @@ from cloudless.agent import main as program
 from cloudless.dev.fabric import AgentPlan, LocalFabric
 from cloudless.testing.fabric import running_fabric
 
+pytestmark = pytest.mark.xdist_group("agent-adoption")
+
 PLAN = AgentPlan("n1", 1, runtimes=("process",))
 MANIFEST = """
 apiVersion: cloudless.dev/v1

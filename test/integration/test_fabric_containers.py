@@ -143,6 +143,9 @@ def test_a_killed_agent_adopts_what_runs(fabric, apply):
     assert after["id"] == before["id"]
     assert int(after["status"].get("restartCount", 0)) == 0
     assert fabric.ctl("exec", after["id"], "--", "sh", "-c", "cat /proc/1/stat | cut -d' ' -f22").stdout == pid
+    fabric.wait_for(
+        lambda: len(fabric.ctl("logs", after["id"]).stdout.splitlines()) > 50, what="fifty lines", timeout_s=20
+    )
     lines = fabric.ctl("logs", after["id"]).stdout.splitlines()
     assert lines == [f"tick {i}" for i in range(1, len(lines) + 1)], "the log has a gap"
     assert len(lines) > 50
