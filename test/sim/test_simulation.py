@@ -10,7 +10,7 @@ from cloudless.agent.runtime.base import ContainerState
 from cloudless.testing.sim import checks
 from cloudless.testing.sim.scenario import run_seed
 
-SEEDS = int(os.environ.get("SIM_SEEDS", "10"))
+SEEDS = int(os.environ.get("SIM_SEEDS", "30"))
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
