@@ -260,20 +260,24 @@ class ApplyWorkloadsRequest(_message.Message):
     def __init__(self, workloads: _Optional[_Iterable[_Union[WorkloadManifest, _Mapping]]] = ..., dry_run: bool = ...) -> None: ...
 
 class ApplyOutcome(_message.Message):
-    __slots__ = ("namespace", "name", "changed", "error_code", "error_message", "revision")
+    __slots__ = ("namespace", "name", "changed", "error_code", "error_message", "revision", "error_reason", "error_remedy")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     CHANGED_FIELD_NUMBER: _ClassVar[int]
     ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
     ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    ERROR_REASON_FIELD_NUMBER: _ClassVar[int]
+    ERROR_REMEDY_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     name: str
     changed: str
     error_code: str
     error_message: str
     revision: int
-    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., changed: _Optional[str] = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
+    error_reason: str
+    error_remedy: str
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., changed: _Optional[str] = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., revision: _Optional[int] = ..., error_reason: _Optional[str] = ..., error_remedy: _Optional[str] = ...) -> None: ...
 
 class ApplyWorkloadsResponse(_message.Message):
     __slots__ = ("outcomes",)

@@ -242,20 +242,22 @@ class RevokeUser(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class ApplyResult(_message.Message):
-    __slots__ = ("accepted", "code", "message", "revision", "changed", "reason")
+    __slots__ = ("accepted", "code", "message", "revision", "changed", "reason", "remedy")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     CHANGED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    REMEDY_FIELD_NUMBER: _ClassVar[int]
     accepted: bool
     code: str
     message: str
     revision: int
     changed: str
     reason: str
-    def __init__(self, accepted: bool = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., revision: _Optional[int] = ..., changed: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    remedy: str
+    def __init__(self, accepted: bool = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., revision: _Optional[int] = ..., changed: _Optional[str] = ..., reason: _Optional[str] = ..., remedy: _Optional[str] = ...) -> None: ...
 
 class RememberedResult(_message.Message):
     __slots__ = ("request_id", "index", "result")

@@ -253,16 +253,18 @@ class ImageInfo(_message.Message):
     def __init__(self, reference: _Optional[str] = ..., digest: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class ChannelEnd(_message.Message):
-    __slots__ = ("exit_code", "error_code", "error_message", "error_reason")
+    __slots__ = ("exit_code", "error_code", "error_message", "error_reason", "error_remedy")
     EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
     ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
     ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     ERROR_REASON_FIELD_NUMBER: _ClassVar[int]
+    ERROR_REMEDY_FIELD_NUMBER: _ClassVar[int]
     exit_code: int
     error_code: str
     error_message: str
     error_reason: str
-    def __init__(self, exit_code: _Optional[int] = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., error_reason: _Optional[str] = ...) -> None: ...
+    error_remedy: str
+    def __init__(self, exit_code: _Optional[int] = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., error_reason: _Optional[str] = ..., error_remedy: _Optional[str] = ...) -> None: ...
 
 class RenewCertificateRequest(_message.Message):
     __slots__ = ("csr_der",)
