@@ -157,6 +157,6 @@ for _cls in BY_CODE.values():
     BY_GRPC_STATUS.setdefault(_cls.grpc_status, _cls)
 
 
-def from_code(code: str, message: str, *, reason: str = "") -> CloudlessError:
+def from_code(code: str, message: str, *, reason: str = "", remedy: str = "") -> CloudlessError:
     """The error that a log result or a trailer names; an unknown word reads as Internal."""
-    return BY_CODE.get(code, Internal)(message, reason=reason)
+    return BY_CODE.get(code, Internal)(message, reason=reason, remedy=remedy)

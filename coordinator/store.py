@@ -236,7 +236,7 @@ class Store(Generic[S]):
                 span.set_attributes({"command": type(command).__name__, "index": committed.index})
             result: ApplyResult = committed.outcome
             if not result.accepted:
-                raise from_code(result.code, result.message, reason=result.reason)
+                raise from_code(result.code, result.message, reason=result.reason, remedy=result.remedy)
             return result
 
     def _apply(self, entry: LogEntry) -> ApplyResult:

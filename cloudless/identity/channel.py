@@ -135,9 +135,8 @@ def error_from_rpc(
     status, details, trailers = _parts(error)
     code = trailers.get(ERROR_TRAILER, "")
     if code:
-        cls = errors.BY_CODE.get(code, errors.Internal)
-        remedy = trailers.get(REMEDY_TRAILER, "")
-        return cls(details, reason=trailers.get(REASON_TRAILER, ""), remedy=remedy)
+        reason, remedy = trailers.get(REASON_TRAILER, ""), trailers.get(REMEDY_TRAILER, "")
+        return errors.from_code(code, details, reason=reason, remedy=remedy)
     if status == "UNAVAILABLE" and credentials is not None and now_ms is not None:
         return explain_handshake(credentials, error, now_ms)
     return errors.BY_GRPC_STATUS.get(status, errors.Internal)(details or f"the call failed with {status}")

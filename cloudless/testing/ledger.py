@@ -58,7 +58,7 @@ class LedgerMachine:
         if known is not None:
             return LedgerApplied(state, known)
         if value < 0:
-            result = ApplyResult(code="conflict", message=f"{name} would be negative", reason="Negative")
+            result = ApplyResult(code="conflict", message=f"{name} would be negative", reason="Negative", remedy="add first")
             return LedgerApplied(Ledger(state.values, state.results.set(request_id, result), state.applied), result)
         changed = "updated" if name in state.values else "created"
         result = ApplyResult(accepted=True, revision=index, changed=changed)
@@ -67,13 +67,14 @@ class LedgerMachine:
 
     def encode(self, state: Ledger, *, index: int, term: int) -> bytes:
         results = {
-            key: [r.accepted, r.code, r.message, r.revision, r.changed, r.reason] for key, r in state.results.items()
+            key: [r.accepted, r.code, r.message, r.revision, r.changed, r.reason, r.remedy]
+            for key, r in state.results.items()
         }
         return json.dumps([index, term, state.applied, dict(state.values), results], sort_keys=True).encode()
 
     def decode(self, data: bytes) -> tuple[Ledger, int, int]:
         index, term, applied, values, results = json.loads(data)
-        kept = Map({k: ApplyResult(a, c, m, rev, ch, why) for k, (a, c, m, rev, ch, why) in results.items()})
+        kept = Map({key: ApplyResult(*fields) for key, fields in results.items()})
         return Ledger(Map(values), kept, applied), index, term
 
     def state_hash(self, state: Ledger) -> str:

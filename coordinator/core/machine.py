@@ -30,7 +30,8 @@ from cloudless.errors import CloudlessError
 
 __all__ = ["APPLY", "Applied", "ApplyResult", "Change", "apply"]
 
-_MESSAGE_MAX: Final = 2048
+_MESSAGE_MAX: Final = 2048  # characters
+_REMEDY_MAX: Final = 512
 
 ApplyFunction: TypeAlias = Callable[[Transition, Any], ApplyResult]
 
@@ -108,6 +109,11 @@ def _refused(state: State, t: Transition, error: Exception) -> tuple[Transition,
     untouched = Transition(state, index=t.index, now_ms=t.now_ms, actor=t.actor, request_id=t.request_id)
     if isinstance(error, CloudlessError):
         # Kept for repeats, tens of thousands of them: a refusal that quotes a long text must not fill the memory.
-        return untouched, ApplyResult(code=error.code, message=str(error)[:_MESSAGE_MAX], reason=error.reason)
+        return untouched, ApplyResult(
+            code=error.code,
+            message=error.message[:_MESSAGE_MAX],
+            reason=error.reason,
+            remedy=error.remedy[:_REMEDY_MAX],
+        )
     # The type alone: a bug's text may differ between members (an address, an order).
     return untouched, ApplyResult(code="internal", message=f"bug in apply: {type(error).__name__}", reason="Internal")

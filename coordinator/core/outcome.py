@@ -14,7 +14,8 @@ class ApplyResult:
 
     Accepted: `revision` is the revision of the object that the command is about and `changed` says created,
     updated, unchanged or deleted. Refused: `code` is the word of a class in `cloudless.errors`, `reason` the
-    CamelCase case, `message` is for people, and the state is as it was.
+    CamelCase case, `message` the cause and `remedy` the next step (or empty), both for people, and the state is
+    as it was.
     """
 
     accepted: bool = False
@@ -23,6 +24,7 @@ class ApplyResult:
     revision: int = 0
     changed: str = ""
     reason: str = ""
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -256,7 +256,10 @@ def test_removal_needs_an_empty_node_or_force():
     fabric.join("a")
     fabric.put("web", service(replicas=2))
     fabric.settle()
-    assert refusal(fabric.apply(c.RemoveNode("a"))) == ("failed_precondition", "NodeNotEmpty")
+    refused = fabric.apply(c.RemoveNode("a"))
+    assert refusal(refused) == ("failed_precondition", "NodeNotEmpty")
+    assert refused.result.message == "2 replica(s) are still on node a", "the cause alone"
+    assert refused.result.remedy.startswith("drain it first (cloudlessctl node drain a), or ")
     applied = fabric.apply(c.RemoveNode("a", force=True))
     assert applied.result.changed == "deleted"
     assert fabric.replicas("web") == []

@@ -11,6 +11,7 @@ from cloudless.coordinator.core.snapshot import state_hash
 from cloudless.coordinator.core.state import State, spec_of_generation
 from cloudless.core.model import Role, RoleBinding, User
 from cloudless.core.spec import Container, Metadata, ResourceAmounts, Resources, Rollout, WorkloadSpec, WorkloadType
+from cloudless.errors import Conflict
 from cloudless.testing.fabric_model import NAMESPACE, Fabric, refusal, service
 
 KEY = (NAMESPACE, "web")
@@ -159,6 +160,16 @@ def test_a_workload_stays_until_its_last_replica_is_gone(fabric):
 def test_a_refusal_that_quotes_a_long_text_is_cut(fabric):
     applied = fabric.apply(c.DeleteWorkload(NAMESPACE, "x" * 100_000), request_id="r")
     assert len(applied.result.message) == len(fabric.state.results["r"].result.message) == 2048
+
+
+def test_a_long_remedy_is_cut(fabric, monkeypatch):
+    def refuse(*_):
+        raise Conflict("taken", reason="Taken", remedy="y" * 100_000)
+
+    monkeypatch.setitem(machine.APPLY, c.NoOp, refuse)
+    applied = fabric.apply(c.NoOp(), request_id="r")
+    assert (applied.result.code, applied.result.message, applied.result.reason) == ("conflict", "taken", "Taken")
+    assert applied.result.remedy == fabric.state.results["r"].result.remedy == "y" * 512
 
 
 def test_the_last_administrator_stays(fabric):

@@ -86,7 +86,8 @@ async def test_a_refusal_is_raised_as_its_class(disk):
     store = await open_store(disk)
     with pytest.raises(Conflict, match="would be negative") as caught:
         await put(store, "a", -1)
-    assert caught.value.reason == "Negative"
+    assert (caught.value.message, caught.value.reason) == ("a would be negative", "Negative")
+    assert caught.value.remedy == "add first"
     with pytest.raises(InvalidArgument, match="not a command"):
         await store.propose(object(), actor="user/test")
 
