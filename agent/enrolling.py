@@ -85,9 +85,7 @@ async def obtain(
         try:
             return await _enroll(config, jitter=jitter)
         except Unauthenticated as error:
-            log.warning(
-                "enrollment.not_renewed", reason=error.reason, cause=error.message, remedy=error.remedy or None
-            )
+            log.warning("enrollment.not_renewed", reason=error.reason, cause=error.message, remedy=error.remedy or None)
     learnt = _load_addresses(directory)
     if not learnt and not config.coordinators and not (config.data_dir / "journal" / FACTS).exists():
         if not _has_token(config):

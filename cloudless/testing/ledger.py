@@ -58,7 +58,8 @@ class LedgerMachine:
         if known is not None:
             return LedgerApplied(state, known)
         if value < 0:
-            result = ApplyResult(code="conflict", message=f"{name} would be negative", reason="Negative", remedy="add first")
+            negative = f"{name} would be negative"
+            result = ApplyResult(code="conflict", message=negative, reason="Negative", remedy="add first")
             return LedgerApplied(Ledger(state.values, state.results.set(request_id, result), state.applied), result)
         changed = "updated" if name in state.values else "created"
         result = ApplyResult(accepted=True, revision=index, changed=changed)
