@@ -121,7 +121,12 @@ class ChannelServer:
         except _Broken as broken:
             raise broken.error from None
         except CloudlessError as error:
-            return pb.ChannelEnd(error_code=error.code, error_message=str(error), error_reason=error.reason)
+            return pb.ChannelEnd(
+                error_code=error.code,
+                error_message=error.message,
+                error_reason=error.reason,
+                error_remedy=error.remedy,
+            )
         except OSError as error:
             return pb.ChannelEnd(error_code=Internal.code, error_message=str(error))
         return pb.ChannelEnd()
@@ -272,14 +277,14 @@ async def _send(stream: Stream, message: pb.ChannelRequest) -> None:
     try:
         await stream.send(message)
     except CloudlessError as error:
-        raise _Broken(Unavailable(str(error), reason=error.reason)) from None
+        raise _Broken(Unavailable(error.message, reason=error.reason, remedy=error.remedy)) from None
 
 
 async def _receive(stream: Stream) -> pb.ChannelResponse:
     try:
         message = await stream.receive()
     except CloudlessError as error:
-        raise _Broken(Unavailable(str(error), reason=error.reason)) from None
+        raise _Broken(Unavailable(error.message, reason=error.reason, remedy=error.remedy)) from None
     if message is None:
         raise _HungUp
     return message

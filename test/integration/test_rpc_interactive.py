@@ -178,16 +178,20 @@ async def test_a_slow_client_slows_the_node_down(c: RunningCoordinator) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "reason"),
+    ("code", "said", "reason", "remedy"),
     [
-        ("not_found", "ContainerNotFound", "ContainerNotFound"),
-        ("failed_precondition", "", "FailedPrecondition"),
-        ("invalid_argument", "CommandNotFound", "CommandNotFound"),
+        ("not_found", "ContainerNotFound", "ContainerNotFound", "it has größer"),
+        ("failed_precondition", "", "FailedPrecondition", ""),
+        ("invalid_argument", "CommandNotFound", "CommandNotFound", "see the image"),
     ],
 )
-async def test_the_nodes_error_reaches_the_client(c: RunningCoordinator, code: str, said: str, reason: str) -> None:
+async def test_the_nodes_error_reaches_the_client(
+    c: RunningCoordinator, code: str, said: str, reason: str, remedy: str
+) -> None:
     async def play(channel: AgentChannel, opening: session_pb2.OpenChannel) -> None:
-        end = session_pb2.ChannelEnd(error_code=code, error_message="no container named x", error_reason=said)
+        end = session_pb2.ChannelEnd(
+            error_code=code, error_message="no container named x", error_reason=said, error_remedy=remedy
+        )
         await channel.send(end=end)
         await channel.receive()
 
@@ -195,6 +199,7 @@ async def test_the_nodes_error_reaches_the_client(c: RunningCoordinator, code: s
         replica = await _replica(c)
         error = await failure_of(_stub(channel).Logs(control_pb2.LogsRequest(replica_id=replica.id)).read())
         assert (error.code, error.message, error.reason) == (code, "no container named x", reason)
+        assert error.remedy == remedy
 
 
 async def _shell(channel: AgentChannel, opening: session_pb2.OpenChannel) -> None:

@@ -12,9 +12,11 @@ import grpc.aio
 import pytest
 
 from cloudless.api.v1 import control_pb2, control_pb2_grpc
-from cloudless.core.model import Role
+from cloudless.coordinator.core.commands import ReportNode
+from cloudless.core.model import NodeState, Role
 from cloudless.identity.channel import error_from_rpc
 from cloudless.testing.coordinator import RunningCoordinator, failure_of, running_coordinator
+from cloudless.testing.fabric_model import device
 
 
 @pytest.fixture
@@ -56,7 +58,9 @@ async def test_create_update_scale_restart_delete(c: RunningCoordinator, workloa
     again = await failure_of(workloads.CreateWorkload(_put(control_pb2.CreateWorkloadRequest(), "web")))
     assert again.code == "already_exists"
     update = _put(control_pb2.UpdateWorkloadRequest(expected_revision=made.revision + 999), "web", image="web:2")
-    assert (await failure_of(workloads.UpdateWorkload(update))).code == "conflict"
+    stale = await failure_of(workloads.UpdateWorkload(update))
+    assert (stale.code, stale.remedy) == ("conflict", "read it again and repeat the change")
+    assert stale.remedy not in stale.message
     update.ClearField("expected_revision")
     changed = (await workloads.UpdateWorkload(update)).workload
     assert (changed.generation, changed.spec.containers[0].image) == (2, "web:2")
@@ -104,6 +108,31 @@ async def test_apply_says_of_each_what_changed(c: RunningCoordinator, workloads:
     assert await apply(_apply("w1", "new", image="web:2", dry_run=True)) == ["updated", "created"]
     assert c.store.snapshot.index >= index
     assert await apply(_apply("w1", "w2", image="web:2")) == ["updated", "updated"]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_apply_says_why_one_was_refused_and_what_to_do(
+    c: RunningCoordinator, workloads: Any, dry_run: bool
+) -> None:
+    await c.node("n1")
+    watch = c.store.watch()
+    await c.store.propose(ReportNode("n1", NodeState.READY, "connected", device()), actor="node/n1")
+    await c.put_workload("held")
+    async with asyncio.timeout(10):
+        while not c.state.replicas_on("n1"):
+            await anext(watch)
+    watch.close()
+    await workloads.DeleteWorkload(control_pb2.DeleteWorkloadRequest(name="held"))  # waits for its replica
+    held, fine = (await workloads.ApplyWorkloads(_apply("held", "fine", dry_run=dry_run))).outcomes
+    assert held == control_pb2.ApplyOutcome(
+        namespace="default",
+        name="held",
+        error_code="failed_precondition",
+        error_message="workload default/held is being deleted",
+        error_reason="WorkloadDeleting",
+        error_remedy="wait until its replicas have stopped, then create it again",
+    )
+    assert (fine.changed, fine.error_code, fine.error_reason, fine.error_remedy) == ("created", "", "", "")
 
 
 async def test_one_bad_workload_refuses_the_batch_before_anything_is_written(

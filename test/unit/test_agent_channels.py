@@ -146,20 +146,25 @@ async def test_following_ends_when_the_other_side_hangs_up(node: Node, end: Exce
 
 
 @pytest.mark.parametrize(
-    ("order", "code", "reason"),
+    ("order", "code", "reason", "remedy"),
     [
-        ({"logs": pb.LogsOpen(replica_id="other")}, "not_found", "ReplicaNotFound"),
-        ({"logs": pb.LogsOpen(replica_id="r1", container="other")}, "not_found", "ContainerNotFound"),
-        ({"exec": pb.ExecOpen(replica_id="other", command=["x"])}, "not_found", "ReplicaNotFound"),
-        ({"exec": pb.ExecOpen(replica_id="r1")}, "invalid_argument", "NoCommand"),
-        ({}, "invalid_argument", "UnknownChannel"),
+        ({"logs": pb.LogsOpen(replica_id="other")}, "not_found", "ReplicaNotFound", ""),
+        (
+            {"logs": pb.LogsOpen(replica_id="r1", container="other")},
+            "not_found",
+            "ContainerNotFound",
+            "it has main, side",
+        ),
+        ({"exec": pb.ExecOpen(replica_id="other", command=["x"])}, "not_found", "ReplicaNotFound", ""),
+        ({"exec": pb.ExecOpen(replica_id="r1")}, "invalid_argument", "NoCommand", ""),
+        ({}, "invalid_argument", "UnknownChannel", ""),
     ],
 )
-async def test_refusals_are_the_end(node: Node, order: dict[str, Any], code: str, reason: str) -> None:
-    frames = await node.open(**order).all()
-    assert frames[-1].end.error_code == code
-    assert frames[-1].end.error_message
-    assert frames[-1].end.error_reason == reason
+async def test_refusals_are_the_end(node: Node, order: dict[str, Any], code: str, reason: str, remedy: str) -> None:
+    end = (await node.open(**order).all())[-1].end
+    assert (end.error_code, end.error_reason, end.error_remedy) == (code, reason, remedy)
+    assert end.error_message
+    assert not remedy or remedy not in end.error_message
 
 
 async def test_exec_returns_output_and_exit_code(node: Node) -> None:

@@ -128,7 +128,7 @@ async def received(channel: NodeChannel) -> session_pb2.ChannelRequest:
 def raise_failure(end: session_pb2.ChannelEnd) -> None:
     """Raises the error that the node ended a channel with, if it did."""
     if end.error_code:
-        raise from_code(end.error_code, end.error_message, reason=end.error_reason)
+        raise from_code(end.error_code, end.error_message, reason=end.error_reason, remedy=end.error_remedy)
 
 
 async def _to_client(channel: NodeChannel, stream: ExecStream) -> None:

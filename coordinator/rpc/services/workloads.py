@@ -30,7 +30,7 @@ from cloudless.core.labels import NAME_LENGTH_MAX, is_dns_label
 from cloudless.core.model import WorkloadRecord
 from cloudless.core.spec import Metadata, WorkloadSpec
 from cloudless.core.validation import Violation
-from cloudless.errors import AlreadyExists, CloudlessError, Conflict, InvalidArgument, NotFound
+from cloudless.errors import AlreadyExists, CloudlessError, Conflict, InvalidArgument, NotFound, from_code
 
 BATCH_MAX: Final = 500
 # Of one workload. A node is told all that it shall run in one message (`identity.channel`), and ten generations are
@@ -124,7 +124,7 @@ class Workloads:
         try:
             result = await self._backend.write(put, suffix=suffix)
         except CloudlessError as error:
-            return _refused(put, error.code, error.message)
+            return _refused(put, error)
         return _accepted(put, result)
 
     def _record(self, namespace: str, name: str) -> WorkloadRecord:
@@ -213,7 +213,8 @@ def _dry_run(backend: Backend, puts: list[PutWorkload]) -> list[Any]:
         if result.accepted:
             outcomes.append(_accepted(put, result))
         else:
-            outcomes.append(_refused(put, result.code, result.message))
+            refusal = from_code(result.code, result.message, reason=result.reason, remedy=result.remedy)
+            outcomes.append(_refused(put, refusal))
     return outcomes
 
 
@@ -223,7 +224,12 @@ def _accepted(put: PutWorkload, result: Any) -> Any:
     )
 
 
-def _refused(put: PutWorkload, code: str, message: str) -> Any:
+def _refused(put: PutWorkload, error: CloudlessError) -> Any:
     return control_pb2.ApplyOutcome(
-        namespace=put.metadata.namespace, name=put.metadata.name, error_code=code, error_message=message
+        namespace=put.metadata.namespace,
+        name=put.metadata.name,
+        error_code=error.code,
+        error_message=error.message,
+        error_reason=error.reason,
+        error_remedy=error.remedy,
     )
