@@ -114,6 +114,8 @@ def _children(app: App, cls: Any, path: str, depth: int, recursive: bool) -> Non
 def _line(cls: Any, field: Field, path: str, indent: str, shown: str = "") -> str:
     default = default_of(path, field)
     text = f"{indent}{shown or field.key}  <{type_words(field.type)}>"
+    if field.attribute in schema.NOT_YET.get(cls, ()):
+        return f"{text}  (not supported by this version)\n{indent}    {DOCS[cls][field.attribute]}"
     if default:
         text += f"  default: {default}"
     return f"{text}\n{indent}    {DOCS[cls][field.attribute]}"

@@ -690,3 +690,14 @@ def test_the_fake_s_clock_is_what_the_tables_show() -> None:
         "0s", "0s", "5s", "3m20s", "1h", "1h30m", "12h", "1d1h",
     ]  # fmt: skip
     assert age(0, NOW_MS) == "-"
+
+
+def test_explain_marks_what_validation_refuses(ctl: Ctl) -> None:
+    for path, fields in (
+        ("spec.rollout", ("progressDeadline", "autoRollback")),
+        ("spec.disruption", ("leaseDuration",)),
+    ):
+        shown = ctl("explain", path).out.splitlines()
+        for field in fields:
+            (line,) = [line for line in shown if line.startswith(field)]
+            assert "not supported by this version" in line
