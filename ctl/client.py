@@ -15,7 +15,6 @@ import grpc
 
 from cloudless.api.v1 import control_pb2_grpc
 from cloudless.clock import Clock
-from cloudless.ctl.refusals import parted
 from cloudless.errors import CloudlessError, DeadlineExceeded, Unavailable
 from cloudless.identity.channel import REQUEST_ID_METADATA, error_from_rpc, open_sync_channel
 
@@ -160,7 +159,7 @@ class Client:
             self._trace(f"# {text} {self._clock.monotonic_ms() - started_ms} ms")
 
     def _error(self, error: grpc.RpcError) -> CloudlessError:
-        return parted(error_from_rpc(error, credentials=self._credentials, now_ms=self._clock.now_ms()))
+        return error_from_rpc(error, credentials=self._credentials, now_ms=self._clock.now_ms())
 
     def _late(self, method: str, waited_ms: int, *, write: bool) -> DeadlineExceeded:
         unknown = "whether it was done is not known: look, then repeat it if needed; " if write else ""

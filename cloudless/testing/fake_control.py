@@ -41,6 +41,7 @@ class FakeControl:
         self.events: list[Any] = []
         self.logs: dict[str, bytes] = {}
         self.images: dict[str, list[Any]] = defaultdict(list)
+        self.refused: dict[tuple[str, str], CloudlessError] = {}  # workloads that ApplyWorkloads refuses, and why
         self.auto_ready = True
         self.page_size_max = 1000
         self.calls: list[tuple[str, Any, dict[str, Any]]] = []  # method, request, metadata
@@ -342,6 +343,15 @@ class _Servicer:
 
     def _put(self, metadata: Metadata, spec: WorkloadSpec, *, dry_run: bool) -> Any:
         control, key = self._c, (metadata.namespace, metadata.name)
+        if error := control.refused.get(key):
+            return control_pb2.ApplyOutcome(
+                namespace=key[0],
+                name=key[1],
+                error_code=error.code,
+                error_message=error.message,
+                error_reason=error.reason,
+                error_remedy=error.remedy,
+            )
         old = control.workloads.get(key)
         fresh = types_pb2.Workload(created_at_ms=NOW_MS - 60_000, updated_at_ms=NOW_MS - 60_000, generation=1)
         convert.fill(metadata, fresh.metadata)

@@ -13,7 +13,6 @@ from cloudless.ctl import manifests, options, output, waiting
 from cloudless.ctl.app import App
 from cloudless.ctl.arguments import duration_ms, usage
 from cloudless.ctl.cli import command
-from cloudless.ctl.refusals import parts
 from cloudless.errors import BY_CODE, CloudlessError, Internal
 
 if TYPE_CHECKING:
@@ -111,10 +110,9 @@ def _report(app: App, outcomes: Sequence[Any], format: str, suffix: str) -> int:
     else:
         _lines(app, outcomes, format, suffix)
     for outcome in refused:
-        cause, remedy = parts(outcome.error_message or outcome.error_code)
-        app.note(f"error: workload/{outcome.name}: {cause}")
-        if remedy:
-            app.note(f"hint: {remedy}")
+        app.note(f"error: workload/{outcome.name}: {outcome.error_message or outcome.error_code}")
+        if outcome.error_remedy:
+            app.note(f"hint: {outcome.error_remedy}")
     if not refused:
         return 0
     cls: type[CloudlessError] = BY_CODE.get(refused[0].error_code, Internal)

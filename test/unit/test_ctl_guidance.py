@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 import threading
@@ -17,7 +18,6 @@ import pytest
 from cloudless.api.v1 import types_pb2
 from cloudless.clock import SystemClock
 from cloudless.contexts import Context, Contexts
-from cloudless.ctl import refusals
 from cloudless.ctl.main import run
 from cloudless.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from cloudless.identity import keys
@@ -150,29 +150,24 @@ def test_a_broken_handshake_is_said_in_our_words_alone(tmp_path: Path) -> None:
 # refusals
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (f"1 replica(s) are still on node n1 ({DRAIN_FIRST})", ("1 replica(s) are still on node n1", DRAIN_FIRST)),
-        ("ended with Error (exit code 1)", ("ended with Error (exit code 1)", "")),
-        ("each binding needs a namespace (or *)", ("each binding needs a namespace (or *)", "")),
-        ("unbalanced) (a b c d", ("unbalanced) (a b c d", "")),
-        ("f(one two three four)", ("f(one two three four)", "")),
-        ("a b c d)", ("a b c d)", "")),
-        ("", ("", "")),
-    ],
-)
-def test_a_remedy_in_brackets_is_parted_from_its_cause(text: str, expected: tuple[str, str]) -> None:
-    assert refusals.parts(text) == expected
-
-
 def test_remedies_are_hints(ctl: Ctl, fabric: FakeControl) -> None:
-    refusal = FailedPrecondition(f"1 replica(s) are still on node n1 ({DRAIN_FIRST})", reason="NodeNotEmpty")
+    refusal = FailedPrecondition("1 replica(s) are still on node n1", reason="NodeNotEmpty", remedy=DRAIN_FIRST)
     expected = f"1 replica(s) are still on node n1\nhint: {DRAIN_FIRST}\n"
     fabric.fail("RemoveNode", refusal)
     assert ctl("delete", "node", "n1").err == f"error: node/n1: {expected}"
     fabric.fail("ScaleWorkload", refusal)
     assert ctl("scale", "web", "--replicas", "1").err == f"error: {expected}"
+    fabric.refused["default", "web"] = refusal
+    applied = ctl("apply", "-f", "-", stdin=WEB.encode())
+    assert (applied.code, applied.err) == (FailedPrecondition.exit_code, f"error: workload/web: {expected}")
+    told = json.loads(ctl("apply", "-f", "-", "-o", "json", stdin=WEB.encode()).out)["items"][0]
+    assert (told["errorReason"], told["errorRemedy"]) == ("NodeNotEmpty", DRAIN_FIRST)
+
+
+def test_brackets_at_the_end_of_a_cause_belong_to_it(ctl: Ctl, fabric: FakeControl) -> None:
+    cause = "ended with Error (of one two three four words)"
+    fabric.fail("ScaleWorkload", FailedPrecondition(cause))
+    assert ctl("scale", "web", "--replicas", "1").err == f"error: {cause}\n"
 
 
 @pytest.mark.parametrize(
@@ -484,7 +479,8 @@ def test_watched_events_go_on_in_the_same_columns(ctl: Ctl, fabric: FakeControl)
 def test_a_program_that_cannot_run_ends_exec_as_it_ends_a_shell(
     ctl: Ctl, fabric: FakeControl, reason: str, code: int
 ) -> None:
-    fabric.fail("Exec", InvalidArgument("cannot execute nosuch (name an executable below /usr)", reason=reason))
+    refusal = InvalidArgument("cannot execute nosuch", reason=reason, remedy="name an executable below /usr")
+    fabric.fail("Exec", refusal)
     outcome = ctl("exec", "web-00000", "--", "nosuch")
     assert outcome.code == code
     assert outcome.err == "error: cannot execute nosuch\nhint: name an executable below /usr\n"
