@@ -77,6 +77,21 @@ def show(
         _show(app, resource, items, single=single, format=format, no_headers=no_headers, sort_by=sort_by, query=Query())
 
 
+def lister(what: str) -> click.Command:
+    """`NOUN list` of things that live in namespaces."""
+
+    @command("list", help=f"List {what}.")
+    @options.output
+    @options.selector
+    @options.all_namespaces
+    @options.no_headers
+    @options.watch
+    def list_(app: App, **flags: Any) -> None:
+        show(app, (what,), **flags)
+
+    return list_
+
+
 def _check_query(resource: Resource, query: Query) -> None:
     if query.selector:
         from cloudless.core import selectors

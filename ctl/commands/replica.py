@@ -15,25 +15,6 @@ from cloudless.ctl.commands.logs import logs
 replica = group("replica", "Look at replicas.")
 
 
-@command("list")
-@options.output
-@options.selector
-@options.all_namespaces
-@options.no_headers
-@options.watch
-def list_(app: App, format: str, selector: str, all_namespaces: bool, no_headers: bool, watch: bool) -> None:
-    """List replicas."""
-    get_.show(
-        app,
-        ("replicas",),
-        format=format,
-        selector=selector,
-        all_namespaces=all_namespaces,
-        no_headers=no_headers,
-        watch=watch,
-    )
-
-
 @command("describe")
 @click.argument("names", nargs=-1, required=True, metavar="ID...", shell_complete=options.names_of("replica"))
 def describe(app: App, names: tuple[str, ...]) -> None:
@@ -41,5 +22,5 @@ def describe(app: App, names: tuple[str, ...]) -> None:
     describe_.show(app, tuple(f"replica/{name}" for name in names))
 
 
-for _command in (list_, describe, logs, exec_):
+for _command in (get_.lister("replicas"), describe, logs, exec_):
     replica.add_command(_command)

@@ -19,25 +19,6 @@ _names = click.argument(
 )
 
 
-@command("list")
-@options.output
-@options.selector
-@options.all_namespaces
-@options.no_headers
-@options.watch
-def list_(app: App, format: str, selector: str, all_namespaces: bool, no_headers: bool, watch: bool) -> None:
-    """List workloads."""
-    get_.show(
-        app,
-        ("workloads",),
-        format=format,
-        selector=selector,
-        all_namespaces=all_namespaces,
-        no_headers=no_headers,
-        watch=watch,
-    )
-
-
 @command("get")
 @_names
 @options.output
@@ -64,7 +45,7 @@ def delete(app: App, names: tuple[str, ...], ignore_not_found: bool, wait: bool,
     return delete_.run(app, things, ignore_not_found=ignore_not_found, wait=wait, timeout=timeout)
 
 
-for _command in (list_, get, describe, delete):
+for _command in (get_.lister("workloads"), get, describe, delete):
     workload.add_command(_command)
 workload.add_command(apply)
 workload.add_command(scale)
