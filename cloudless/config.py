@@ -93,6 +93,10 @@ class CoordinatorListen:
     advertise_enroll: tuple[str, ...] = setting(
         (), "Addresses of the enrolment listener put into join tokens; empty: this host's own.", kinds.ADVERTISED
     )
+    member: str = setting("0.0.0.0:8444", "mTLS listener for the other coordinators of a raft engine.", kinds.LISTENER)
+    advertise_member: str = setting(
+        "", "Address (host:port) at which the other coordinators reach that listener; empty: this host's own."
+    )
     names: tuple[str, ...] = setting(
         (), "More DNS names and IP addresses for the coordinator's certificate.", kinds.CERTIFICATE_NAMES
     )
@@ -107,12 +111,36 @@ class IdentityConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RaftConfig:
+    heartbeat_ms: int = setting(50, "How often a leader is heard by the other coordinators.")
+    election_ms: int = setting(
+        250, "Silence after which a coordinator stands for election: this to twice this; grows on slow links and disks."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EtcdConfig:
+    endpoints: tuple[str, ...] = setting(("127.0.0.1:2379",), "Members of the etcd cluster (host:port).", kinds.DIALLED)
+    prefix: str = setting("/cloudless/", "Every key of this fabric begins with it.")
+    ca_file: Path = setting(Path(), "Authority of etcd's certificates (PEM); empty: no TLS.", kinds.FILE)
+    cert_file: Path = setting(Path(), "Client certificate for etcd (PEM).", kinds.FILE)
+    key_file: Path = setting(Path(), "Key of that certificate (PEM).", kinds.FILE)
+    lease_ttl_ms: int = setting(3_000, "Life of the leader's lease in etcd; a dead leader is replaced after it.")
+
+
+@dataclasses.dataclass(frozen=True)
 class StoreConfig:
-    engine: str = setting("single", "Replication engine: single.", kinds.one_of("single"))
+    engine: str = setting(
+        "single",
+        "Replication engine: raft (1, 3 or 5 coordinators), single (this one only), or etcd (an etcd of yours).",
+        kinds.one_of("raft", "single", "etcd"),
+    )
     segment_bytes: int = setting(16 * 2**20, "A write-ahead log segment is closed at this size.")
     snapshot_entries: int = setting(
         20_000, "Entries after the last snapshot that cause the next one.", kinds.at_least(1)
     )
+    raft: RaftConfig = RaftConfig()
+    etcd: EtcdConfig = EtcdConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +171,11 @@ class CoordinatorConfig:
     )
     admin_context: Path = setting(
         Path(), "Where the first admin context is written at bootstrap; empty: DATA_DIR/admin.yaml."
+    )
+    join_token_file: Path = setting(
+        Path(),
+        "File with a token of `cloudlessctl cluster add`: join that fabric; used while data_dir is empty.",
+        kinds.FILE,
     )
     listen: CoordinatorListen = CoordinatorListen()
     identity: IdentityConfig = IdentityConfig()
@@ -389,8 +422,9 @@ def example(cls: type) -> str:
     open_section: tuple[str, ...] = ()
     for leaf in leaves(cls):
         section = leaf.path[:-1]
-        if section != open_section and section:
-            lines += ["", f"{section[0]}:"]
+        for depth, name in enumerate(section):
+            if section[: depth + 1] != open_section[: depth + 1]:
+                lines += ["", f"{'  ' * depth}{name}:"]
         open_section = section
         indent = "  " * len(section)
         shown = _show(leaf)

@@ -287,6 +287,24 @@ class JoinToken:
     created_by: str = ""
     used_by: tuple[str, ...] = ()
     revision: int = 0
+    coordinator_id: str = ""  # not empty: admits this coordinator, and no node
+
+
+@dataclass(frozen=True, slots=True)
+class Coordinator:
+    """A member of the control plane, as the fabric knows it. Who votes is the engine's business."""
+
+    id: str = ""
+    version: str = ""
+    schema: int = 0  # newest schema of log entries that it understands
+    api_addresses: tuple[str, ...] = ()
+    enroll_addresses: tuple[str, ...] = ()
+    member_address: str = ""
+    public_key_sha256: str = ""  # of the key that it joined with; empty: the first member
+    certificate_serial: str = ""
+    joined_at_ms: int = 0
+    removed: bool = False  # its id is never used again
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)

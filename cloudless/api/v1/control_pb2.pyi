@@ -9,6 +9,36 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class JoinCoordinatorRequest(_message.Message):
+    __slots__ = ("token", "coordinator_id", "csr_der", "version", "log_schema")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_ID_FIELD_NUMBER: _ClassVar[int]
+    CSR_DER_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LOG_SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    coordinator_id: str
+    csr_der: bytes
+    version: str
+    log_schema: int
+    def __init__(self, token: _Optional[str] = ..., coordinator_id: _Optional[str] = ..., csr_der: _Optional[bytes] = ..., version: _Optional[str] = ..., log_schema: _Optional[int] = ...) -> None: ...
+
+class JoinCoordinatorResponse(_message.Message):
+    __slots__ = ("certificate_chain_pem", "trust_bundle_pem", "expires_at_ms", "trust_domain", "coordinators", "store_engine")
+    CERTIFICATE_CHAIN_PEM_FIELD_NUMBER: _ClassVar[int]
+    TRUST_BUNDLE_PEM_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    COORDINATORS_FIELD_NUMBER: _ClassVar[int]
+    STORE_ENGINE_FIELD_NUMBER: _ClassVar[int]
+    certificate_chain_pem: str
+    trust_bundle_pem: str
+    expires_at_ms: int
+    trust_domain: str
+    coordinators: _containers.RepeatedScalarFieldContainer[str]
+    store_engine: str
+    def __init__(self, certificate_chain_pem: _Optional[str] = ..., trust_bundle_pem: _Optional[str] = ..., expires_at_ms: _Optional[int] = ..., trust_domain: _Optional[str] = ..., coordinators: _Optional[_Iterable[str]] = ..., store_engine: _Optional[str] = ...) -> None: ...
+
 class EnrollRequest(_message.Message):
     __slots__ = ("token", "node_name", "csr_der")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -663,8 +693,22 @@ class GetStatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class CoordinatorView(_message.Message):
+    __slots__ = ("coordinator", "role", "match_index", "contact_age_ms", "asked")
+    COORDINATOR_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    MATCH_INDEX_FIELD_NUMBER: _ClassVar[int]
+    CONTACT_AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    ASKED_FIELD_NUMBER: _ClassVar[int]
+    coordinator: _types_pb2.Coordinator
+    role: str
+    match_index: int
+    contact_age_ms: int
+    asked: bool
+    def __init__(self, coordinator: _Optional[_Union[_types_pb2.Coordinator, _Mapping]] = ..., role: _Optional[str] = ..., match_index: _Optional[int] = ..., contact_age_ms: _Optional[int] = ..., asked: bool = ...) -> None: ...
+
 class GetStatusResponse(_message.Message):
-    __slots__ = ("version", "coordinator_id", "trust_domain", "commit_index", "applied_index", "term", "state_hash", "nodes_ready", "nodes_total", "workloads", "replicas_ready", "replicas_desired", "score_weights", "store_engine", "wall_clock_ms")
+    __slots__ = ("version", "coordinator_id", "trust_domain", "commit_index", "applied_index", "term", "state_hash", "nodes_ready", "nodes_total", "workloads", "replicas_ready", "replicas_desired", "score_weights", "store_engine", "wall_clock_ms", "role", "leader_id", "coordinators", "first_index", "last_index")
     class ScoreWeightsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -687,6 +731,11 @@ class GetStatusResponse(_message.Message):
     SCORE_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     STORE_ENGINE_FIELD_NUMBER: _ClassVar[int]
     WALL_CLOCK_MS_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    LEADER_ID_FIELD_NUMBER: _ClassVar[int]
+    COORDINATORS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    LAST_INDEX_FIELD_NUMBER: _ClassVar[int]
     version: str
     coordinator_id: str
     trust_domain: str
@@ -702,4 +751,81 @@ class GetStatusResponse(_message.Message):
     score_weights: _containers.ScalarMap[str, float]
     store_engine: str
     wall_clock_ms: int
-    def __init__(self, version: _Optional[str] = ..., coordinator_id: _Optional[str] = ..., trust_domain: _Optional[str] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., term: _Optional[int] = ..., state_hash: _Optional[str] = ..., nodes_ready: _Optional[int] = ..., nodes_total: _Optional[int] = ..., workloads: _Optional[int] = ..., replicas_ready: _Optional[int] = ..., replicas_desired: _Optional[int] = ..., score_weights: _Optional[_Mapping[str, float]] = ..., store_engine: _Optional[str] = ..., wall_clock_ms: _Optional[int] = ...) -> None: ...
+    role: str
+    leader_id: str
+    coordinators: _containers.RepeatedCompositeFieldContainer[CoordinatorView]
+    first_index: int
+    last_index: int
+    def __init__(self, version: _Optional[str] = ..., coordinator_id: _Optional[str] = ..., trust_domain: _Optional[str] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., term: _Optional[int] = ..., state_hash: _Optional[str] = ..., nodes_ready: _Optional[int] = ..., nodes_total: _Optional[int] = ..., workloads: _Optional[int] = ..., replicas_ready: _Optional[int] = ..., replicas_desired: _Optional[int] = ..., score_weights: _Optional[_Mapping[str, float]] = ..., store_engine: _Optional[str] = ..., wall_clock_ms: _Optional[int] = ..., role: _Optional[str] = ..., leader_id: _Optional[str] = ..., coordinators: _Optional[_Iterable[_Union[CoordinatorView, _Mapping]]] = ..., first_index: _Optional[int] = ..., last_index: _Optional[int] = ...) -> None: ...
+
+class ListCoordinatorsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListCoordinatorsResponse(_message.Message):
+    __slots__ = ("coordinators", "api_addresses")
+    COORDINATORS_FIELD_NUMBER: _ClassVar[int]
+    API_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    coordinators: _containers.RepeatedCompositeFieldContainer[_types_pb2.Coordinator]
+    api_addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, coordinators: _Optional[_Iterable[_Union[_types_pb2.Coordinator, _Mapping]]] = ..., api_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class AddCoordinatorRequest(_message.Message):
+    __slots__ = ("id", "ttl_ms")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    ttl_ms: int
+    def __init__(self, id: _Optional[str] = ..., ttl_ms: _Optional[int] = ...) -> None: ...
+
+class AddCoordinatorResponse(_message.Message):
+    __slots__ = ("token", "jwt")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    JWT_FIELD_NUMBER: _ClassVar[int]
+    token: _types_pb2.JoinToken
+    jwt: str
+    def __init__(self, token: _Optional[_Union[_types_pb2.JoinToken, _Mapping]] = ..., jwt: _Optional[str] = ...) -> None: ...
+
+class RemoveCoordinatorRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class RemoveCoordinatorResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class PromoteCoordinatorRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class PromoteCoordinatorResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class TransferLeadershipRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class TransferLeadershipResponse(_message.Message):
+    __slots__ = ("leader_id",)
+    LEADER_ID_FIELD_NUMBER: _ClassVar[int]
+    leader_id: str
+    def __init__(self, leader_id: _Optional[str] = ...) -> None: ...
+
+class BackupRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class BackupResponse(_message.Message):
+    __slots__ = ("data", "total_bytes")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    total_bytes: int
+    def __init__(self, data: _Optional[bytes] = ..., total_bytes: _Optional[int] = ...) -> None: ...

@@ -40,6 +40,11 @@ class EnrollmentServiceStub(object):
                 request_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.EnrollRequest.SerializeToString,
                 response_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.EnrollResponse.FromString,
                 _registered_method=True)
+        self.JoinCoordinator = channel.unary_unary(
+                '/cloudless.api.v1.EnrollmentService/JoinCoordinator',
+                request_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.JoinCoordinatorRequest.SerializeToString,
+                response_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.JoinCoordinatorResponse.FromString,
+                _registered_method=True)
 
 
 class EnrollmentServiceServicer(object):
@@ -52,6 +57,13 @@ class EnrollmentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def JoinCoordinator(self, request, context):
+        """Admits a coordinator; it then fetches the rest with its certificate (MemberService).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EnrollmentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -59,6 +71,11 @@ def add_EnrollmentServiceServicer_to_server(servicer, server):
                     servicer.Enroll,
                     request_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.EnrollRequest.FromString,
                     response_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.EnrollResponse.SerializeToString,
+            ),
+            'JoinCoordinator': grpc.unary_unary_rpc_method_handler(
+                    servicer.JoinCoordinator,
+                    request_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.JoinCoordinatorRequest.FromString,
+                    response_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.JoinCoordinatorResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -89,6 +106,33 @@ class EnrollmentService(object):
             '/cloudless.api.v1.EnrollmentService/Enroll',
             cloudless_dot_api_dot_v1_dot_control__pb2.EnrollRequest.SerializeToString,
             cloudless_dot_api_dot_v1_dot_control__pb2.EnrollResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def JoinCoordinator(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudless.api.v1.EnrollmentService/JoinCoordinator',
+            cloudless_dot_api_dot_v1_dot_control__pb2.JoinCoordinatorRequest.SerializeToString,
+            cloudless_dot_api_dot_v1_dot_control__pb2.JoinCoordinatorResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1626,13 +1670,82 @@ class ClusterServiceStub(object):
                 request_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.ListCoordinators = channel.unary_unary(
+                '/cloudless.api.v1.ClusterService/ListCoordinators',
+                request_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.ListCoordinatorsRequest.SerializeToString,
+                response_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.ListCoordinatorsResponse.FromString,
+                _registered_method=True)
+        self.AddCoordinator = channel.unary_unary(
+                '/cloudless.api.v1.ClusterService/AddCoordinator',
+                request_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.AddCoordinatorRequest.SerializeToString,
+                response_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.AddCoordinatorResponse.FromString,
+                _registered_method=True)
+        self.RemoveCoordinator = channel.unary_unary(
+                '/cloudless.api.v1.ClusterService/RemoveCoordinator',
+                request_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.RemoveCoordinatorRequest.SerializeToString,
+                response_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.RemoveCoordinatorResponse.FromString,
+                _registered_method=True)
+        self.PromoteCoordinator = channel.unary_unary(
+                '/cloudless.api.v1.ClusterService/PromoteCoordinator',
+                request_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.PromoteCoordinatorRequest.SerializeToString,
+                response_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.PromoteCoordinatorResponse.FromString,
+                _registered_method=True)
+        self.TransferLeadership = channel.unary_unary(
+                '/cloudless.api.v1.ClusterService/TransferLeadership',
+                request_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.TransferLeadershipRequest.SerializeToString,
+                response_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.TransferLeadershipResponse.FromString,
+                _registered_method=True)
+        self.Backup = channel.unary_stream(
+                '/cloudless.api.v1.ClusterService/Backup',
+                request_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.BackupRequest.SerializeToString,
+                response_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.BackupResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def GetStatus(self, request, context):
+        """Of the asked coordinator, from its own state: answered without a leader too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCoordinators(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddCoordinator(self, request, context):
+        """A join token for one new coordinator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveCoordinator(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteCoordinator(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TransferLeadership(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Backup(self, request, context):
+        """One consistent, checksummed file (cloudless.backup), keys included: whoever has it can be this fabric.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -1644,6 +1757,36 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.GetStatusRequest.FromString,
                     response_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'ListCoordinators': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCoordinators,
+                    request_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.ListCoordinatorsRequest.FromString,
+                    response_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.ListCoordinatorsResponse.SerializeToString,
+            ),
+            'AddCoordinator': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddCoordinator,
+                    request_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.AddCoordinatorRequest.FromString,
+                    response_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.AddCoordinatorResponse.SerializeToString,
+            ),
+            'RemoveCoordinator': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveCoordinator,
+                    request_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.RemoveCoordinatorRequest.FromString,
+                    response_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.RemoveCoordinatorResponse.SerializeToString,
+            ),
+            'PromoteCoordinator': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteCoordinator,
+                    request_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.PromoteCoordinatorRequest.FromString,
+                    response_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.PromoteCoordinatorResponse.SerializeToString,
+            ),
+            'TransferLeadership': grpc.unary_unary_rpc_method_handler(
+                    servicer.TransferLeadership,
+                    request_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.TransferLeadershipRequest.FromString,
+                    response_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.TransferLeadershipResponse.SerializeToString,
+            ),
+            'Backup': grpc.unary_stream_rpc_method_handler(
+                    servicer.Backup,
+                    request_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.BackupRequest.FromString,
+                    response_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.BackupResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1673,6 +1816,168 @@ class ClusterService(object):
             '/cloudless.api.v1.ClusterService/GetStatus',
             cloudless_dot_api_dot_v1_dot_control__pb2.GetStatusRequest.SerializeToString,
             cloudless_dot_api_dot_v1_dot_control__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCoordinators(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudless.api.v1.ClusterService/ListCoordinators',
+            cloudless_dot_api_dot_v1_dot_control__pb2.ListCoordinatorsRequest.SerializeToString,
+            cloudless_dot_api_dot_v1_dot_control__pb2.ListCoordinatorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddCoordinator(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudless.api.v1.ClusterService/AddCoordinator',
+            cloudless_dot_api_dot_v1_dot_control__pb2.AddCoordinatorRequest.SerializeToString,
+            cloudless_dot_api_dot_v1_dot_control__pb2.AddCoordinatorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveCoordinator(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudless.api.v1.ClusterService/RemoveCoordinator',
+            cloudless_dot_api_dot_v1_dot_control__pb2.RemoveCoordinatorRequest.SerializeToString,
+            cloudless_dot_api_dot_v1_dot_control__pb2.RemoveCoordinatorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteCoordinator(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudless.api.v1.ClusterService/PromoteCoordinator',
+            cloudless_dot_api_dot_v1_dot_control__pb2.PromoteCoordinatorRequest.SerializeToString,
+            cloudless_dot_api_dot_v1_dot_control__pb2.PromoteCoordinatorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TransferLeadership(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudless.api.v1.ClusterService/TransferLeadership',
+            cloudless_dot_api_dot_v1_dot_control__pb2.TransferLeadershipRequest.SerializeToString,
+            cloudless_dot_api_dot_v1_dot_control__pb2.TransferLeadershipResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Backup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cloudless.api.v1.ClusterService/Backup',
+            cloudless_dot_api_dot_v1_dot_control__pb2.BackupRequest.SerializeToString,
+            cloudless_dot_api_dot_v1_dot_control__pb2.BackupResponse.FromString,
             options,
             channel_credentials,
             insecure,

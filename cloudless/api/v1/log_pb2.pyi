@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RaftEntry(_message.Message):
-    __slots__ = ("schema", "request_id", "issued_at_ms", "actor", "no_op", "create_token", "revoke_token", "enroll_node", "renew_certificate", "update_node", "remove_node", "report_node", "put_workload", "scale_workload", "delete_workload", "apply_plan", "report_replicas", "put_user", "revoke_user", "restart_workload")
+    __slots__ = ("schema", "request_id", "issued_at_ms", "actor", "no_op", "create_token", "revoke_token", "enroll_node", "renew_certificate", "update_node", "remove_node", "report_node", "put_workload", "scale_workload", "delete_workload", "apply_plan", "report_replicas", "put_user", "revoke_user", "restart_workload", "enroll_coordinator", "announce_coordinator", "remove_coordinator", "record_event")
     SCHEMA_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ISSUED_AT_MS_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,10 @@ class RaftEntry(_message.Message):
     PUT_USER_FIELD_NUMBER: _ClassVar[int]
     REVOKE_USER_FIELD_NUMBER: _ClassVar[int]
     RESTART_WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    ENROLL_COORDINATOR_FIELD_NUMBER: _ClassVar[int]
+    ANNOUNCE_COORDINATOR_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_COORDINATOR_FIELD_NUMBER: _ClassVar[int]
+    RECORD_EVENT_FIELD_NUMBER: _ClassVar[int]
     schema: int
     request_id: str
     issued_at_ms: int
@@ -50,7 +54,11 @@ class RaftEntry(_message.Message):
     put_user: PutUser
     revoke_user: RevokeUser
     restart_workload: RestartWorkload
-    def __init__(self, schema: _Optional[int] = ..., request_id: _Optional[str] = ..., issued_at_ms: _Optional[int] = ..., actor: _Optional[str] = ..., no_op: _Optional[_Union[NoOp, _Mapping]] = ..., create_token: _Optional[_Union[CreateToken, _Mapping]] = ..., revoke_token: _Optional[_Union[RevokeToken, _Mapping]] = ..., enroll_node: _Optional[_Union[EnrollNode, _Mapping]] = ..., renew_certificate: _Optional[_Union[RenewCertificate, _Mapping]] = ..., update_node: _Optional[_Union[UpdateNode, _Mapping]] = ..., remove_node: _Optional[_Union[RemoveNode, _Mapping]] = ..., report_node: _Optional[_Union[ReportNode, _Mapping]] = ..., put_workload: _Optional[_Union[PutWorkload, _Mapping]] = ..., scale_workload: _Optional[_Union[ScaleWorkload, _Mapping]] = ..., delete_workload: _Optional[_Union[DeleteWorkload, _Mapping]] = ..., apply_plan: _Optional[_Union[ApplyPlan, _Mapping]] = ..., report_replicas: _Optional[_Union[ReportReplicas, _Mapping]] = ..., put_user: _Optional[_Union[PutUser, _Mapping]] = ..., revoke_user: _Optional[_Union[RevokeUser, _Mapping]] = ..., restart_workload: _Optional[_Union[RestartWorkload, _Mapping]] = ...) -> None: ...
+    enroll_coordinator: EnrollCoordinator
+    announce_coordinator: AnnounceCoordinator
+    remove_coordinator: RemoveCoordinator
+    record_event: RecordEvent
+    def __init__(self, schema: _Optional[int] = ..., request_id: _Optional[str] = ..., issued_at_ms: _Optional[int] = ..., actor: _Optional[str] = ..., no_op: _Optional[_Union[NoOp, _Mapping]] = ..., create_token: _Optional[_Union[CreateToken, _Mapping]] = ..., revoke_token: _Optional[_Union[RevokeToken, _Mapping]] = ..., enroll_node: _Optional[_Union[EnrollNode, _Mapping]] = ..., renew_certificate: _Optional[_Union[RenewCertificate, _Mapping]] = ..., update_node: _Optional[_Union[UpdateNode, _Mapping]] = ..., remove_node: _Optional[_Union[RemoveNode, _Mapping]] = ..., report_node: _Optional[_Union[ReportNode, _Mapping]] = ..., put_workload: _Optional[_Union[PutWorkload, _Mapping]] = ..., scale_workload: _Optional[_Union[ScaleWorkload, _Mapping]] = ..., delete_workload: _Optional[_Union[DeleteWorkload, _Mapping]] = ..., apply_plan: _Optional[_Union[ApplyPlan, _Mapping]] = ..., report_replicas: _Optional[_Union[ReportReplicas, _Mapping]] = ..., put_user: _Optional[_Union[PutUser, _Mapping]] = ..., revoke_user: _Optional[_Union[RevokeUser, _Mapping]] = ..., restart_workload: _Optional[_Union[RestartWorkload, _Mapping]] = ..., enroll_coordinator: _Optional[_Union[EnrollCoordinator, _Mapping]] = ..., announce_coordinator: _Optional[_Union[AnnounceCoordinator, _Mapping]] = ..., remove_coordinator: _Optional[_Union[RemoveCoordinator, _Mapping]] = ..., record_event: _Optional[_Union[RecordEvent, _Mapping]] = ...) -> None: ...
 
 class NoOp(_message.Message):
     __slots__ = ()
@@ -241,6 +249,67 @@ class RevokeUser(_message.Message):
     name: str
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
+class EnrollCoordinator(_message.Message):
+    __slots__ = ("token_id", "coordinator_id", "public_key_sha256", "certificate_serial", "version", "log_schema")
+    TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_ID_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_SHA256_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_SERIAL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LOG_SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    token_id: str
+    coordinator_id: str
+    public_key_sha256: str
+    certificate_serial: str
+    version: str
+    log_schema: int
+    def __init__(self, token_id: _Optional[str] = ..., coordinator_id: _Optional[str] = ..., public_key_sha256: _Optional[str] = ..., certificate_serial: _Optional[str] = ..., version: _Optional[str] = ..., log_schema: _Optional[int] = ...) -> None: ...
+
+class AnnounceCoordinator(_message.Message):
+    __slots__ = ("coordinator_id", "version", "log_schema", "api_addresses", "enroll_addresses", "member_address")
+    COORDINATOR_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LOG_SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    API_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    ENROLL_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    MEMBER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    coordinator_id: str
+    version: str
+    log_schema: int
+    api_addresses: _containers.RepeatedScalarFieldContainer[str]
+    enroll_addresses: _containers.RepeatedScalarFieldContainer[str]
+    member_address: str
+    def __init__(self, coordinator_id: _Optional[str] = ..., version: _Optional[str] = ..., log_schema: _Optional[int] = ..., api_addresses: _Optional[_Iterable[str]] = ..., enroll_addresses: _Optional[_Iterable[str]] = ..., member_address: _Optional[str] = ...) -> None: ...
+
+class RemoveCoordinator(_message.Message):
+    __slots__ = ("coordinator_id",)
+    COORDINATOR_ID_FIELD_NUMBER: _ClassVar[int]
+    coordinator_id: str
+    def __init__(self, coordinator_id: _Optional[str] = ...) -> None: ...
+
+class RecordEvent(_message.Message):
+    __slots__ = ("type", "severity", "resource", "namespace", "description", "metadata")
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    SEVERITY_FIELD_NUMBER: _ClassVar[int]
+    RESOURCE_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    type: str
+    severity: _types_pb2.Severity
+    resource: str
+    namespace: str
+    description: str
+    metadata: _containers.ScalarMap[str, str]
+    def __init__(self, type: _Optional[str] = ..., severity: _Optional[_Union[_types_pb2.Severity, str]] = ..., resource: _Optional[str] = ..., namespace: _Optional[str] = ..., description: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
 class ApplyResult(_message.Message):
     __slots__ = ("accepted", "code", "message", "revision", "changed", "reason", "remedy")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
@@ -300,7 +369,7 @@ class WorkloadRecord(_message.Message):
     def __init__(self, metadata: _Optional[_Union[_spec_pb2.Metadata, _Mapping]] = ..., spec: _Optional[_Union[_spec_pb2.WorkloadSpec, _Mapping]] = ..., generation: _Optional[int] = ..., revision: _Optional[int] = ..., created_at_ms: _Optional[int] = ..., updated_at_ms: _Optional[int] = ..., deleting: bool = ..., history: _Optional[_Iterable[_Union[WorkloadRevision, _Mapping]]] = ...) -> None: ...
 
 class StateSnapshot(_message.Message):
-    __slots__ = ("schema", "index", "term", "trust_domain", "nodes", "workloads", "replicas", "tokens", "users", "events", "results")
+    __slots__ = ("schema", "index", "term", "trust_domain", "nodes", "workloads", "replicas", "tokens", "users", "events", "results", "coordinators")
     SCHEMA_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
@@ -312,6 +381,7 @@ class StateSnapshot(_message.Message):
     USERS_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
+    COORDINATORS_FIELD_NUMBER: _ClassVar[int]
     schema: int
     index: int
     term: int
@@ -323,4 +393,5 @@ class StateSnapshot(_message.Message):
     users: _containers.RepeatedCompositeFieldContainer[_types_pb2.User]
     events: _containers.RepeatedCompositeFieldContainer[_types_pb2.Event]
     results: _containers.RepeatedCompositeFieldContainer[RememberedResult]
-    def __init__(self, schema: _Optional[int] = ..., index: _Optional[int] = ..., term: _Optional[int] = ..., trust_domain: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[_types_pb2.Node, _Mapping]]] = ..., workloads: _Optional[_Iterable[_Union[WorkloadRecord, _Mapping]]] = ..., replicas: _Optional[_Iterable[_Union[_types_pb2.Replica, _Mapping]]] = ..., tokens: _Optional[_Iterable[_Union[_types_pb2.JoinToken, _Mapping]]] = ..., users: _Optional[_Iterable[_Union[_types_pb2.User, _Mapping]]] = ..., events: _Optional[_Iterable[_Union[_types_pb2.Event, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[RememberedResult, _Mapping]]] = ...) -> None: ...
+    coordinators: _containers.RepeatedCompositeFieldContainer[_types_pb2.Coordinator]
+    def __init__(self, schema: _Optional[int] = ..., index: _Optional[int] = ..., term: _Optional[int] = ..., trust_domain: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[_types_pb2.Node, _Mapping]]] = ..., workloads: _Optional[_Iterable[_Union[WorkloadRecord, _Mapping]]] = ..., replicas: _Optional[_Iterable[_Union[_types_pb2.Replica, _Mapping]]] = ..., tokens: _Optional[_Iterable[_Union[_types_pb2.JoinToken, _Mapping]]] = ..., users: _Optional[_Iterable[_Union[_types_pb2.User, _Mapping]]] = ..., events: _Optional[_Iterable[_Union[_types_pb2.Event, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[RememberedResult, _Mapping]]] = ..., coordinators: _Optional[_Iterable[_Union[_types_pb2.Coordinator, _Mapping]]] = ...) -> None: ...

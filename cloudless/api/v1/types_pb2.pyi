@@ -419,7 +419,7 @@ class WorkloadStatus(_message.Message):
     def __init__(self, phase: _Optional[_Union[WorkloadPhase, str]] = ..., desired: _Optional[int] = ..., ready: _Optional[int] = ..., running: _Optional[int] = ..., pending: _Optional[int] = ..., updated: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class JoinToken(_message.Message):
-    __slots__ = ("id", "node_pattern", "region", "zone", "labels", "max_uses", "uses", "created_at_ms", "expires_at_ms", "revoked", "created_by", "used_by", "revision")
+    __slots__ = ("id", "node_pattern", "region", "zone", "labels", "max_uses", "uses", "created_at_ms", "expires_at_ms", "revoked", "created_by", "used_by", "revision", "coordinator_id")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -440,6 +440,7 @@ class JoinToken(_message.Message):
     CREATED_BY_FIELD_NUMBER: _ClassVar[int]
     USED_BY_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_ID_FIELD_NUMBER: _ClassVar[int]
     id: str
     node_pattern: str
     region: str
@@ -453,7 +454,34 @@ class JoinToken(_message.Message):
     created_by: str
     used_by: _containers.RepeatedScalarFieldContainer[str]
     revision: int
-    def __init__(self, id: _Optional[str] = ..., node_pattern: _Optional[str] = ..., region: _Optional[str] = ..., zone: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., max_uses: _Optional[int] = ..., uses: _Optional[int] = ..., created_at_ms: _Optional[int] = ..., expires_at_ms: _Optional[int] = ..., revoked: bool = ..., created_by: _Optional[str] = ..., used_by: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ...) -> None: ...
+    coordinator_id: str
+    def __init__(self, id: _Optional[str] = ..., node_pattern: _Optional[str] = ..., region: _Optional[str] = ..., zone: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., max_uses: _Optional[int] = ..., uses: _Optional[int] = ..., created_at_ms: _Optional[int] = ..., expires_at_ms: _Optional[int] = ..., revoked: bool = ..., created_by: _Optional[str] = ..., used_by: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., coordinator_id: _Optional[str] = ...) -> None: ...
+
+class Coordinator(_message.Message):
+    __slots__ = ("id", "version", "schema", "api_addresses", "enroll_addresses", "member_address", "public_key_sha256", "certificate_serial", "joined_at_ms", "removed", "revision")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    API_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    ENROLL_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    MEMBER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_SHA256_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_SERIAL_FIELD_NUMBER: _ClassVar[int]
+    JOINED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    version: str
+    schema: int
+    api_addresses: _containers.RepeatedScalarFieldContainer[str]
+    enroll_addresses: _containers.RepeatedScalarFieldContainer[str]
+    member_address: str
+    public_key_sha256: str
+    certificate_serial: str
+    joined_at_ms: int
+    removed: bool
+    revision: int
+    def __init__(self, id: _Optional[str] = ..., version: _Optional[str] = ..., schema: _Optional[int] = ..., api_addresses: _Optional[_Iterable[str]] = ..., enroll_addresses: _Optional[_Iterable[str]] = ..., member_address: _Optional[str] = ..., public_key_sha256: _Optional[str] = ..., certificate_serial: _Optional[str] = ..., joined_at_ms: _Optional[int] = ..., removed: bool = ..., revision: _Optional[int] = ...) -> None: ...
 
 class RoleBinding(_message.Message):
     __slots__ = ("role", "namespace")
