@@ -73,9 +73,10 @@ class Transport(Protocol):
         ...
 
     def connect(self, members: Mapping[str, str]) -> None:
-        """Keeps connections to exactly these members (id -> address), this one left out; closes the others. Members that
-        are not in it may still connect to this one (a leader that this learner does not know yet), if their
-        certificate is of a coordinator that is not refused."""
+        """Keeps connections to exactly these members (id -> address), this one left out; closes the others.
+
+        Members that are not in it may still connect to this one (a leader that this learner does not know yet), if
+        their certificate is of a coordinator that is not refused."""
         ...
 
     def refuse(self, members: frozenset[str]) -> None:
