@@ -13,8 +13,9 @@ import hashlib
 import secrets
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -34,6 +35,8 @@ log = structlog.get_logger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
 CALL_TIMEOUT_S = 15.0
+
+A = TypeVar("A")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +66,40 @@ async def enroll(
     """
     claims = peek(jwt)
     spiffe_id = SpiffeId(claims.trust_domain, NODE, node_name)
+    key = key or new_private_key()
+    request = control_pb2.EnrollRequest(token=jwt, node_name=node_name, csr_der=make_csr(key, spiffe_id))
+    answer, root_pem = await ask_endpoints(
+        claims,
+        lambda stub, options: stub.Enroll(request, **options),
+        endpoints=endpoints,
+        trusted_root_pem=trusted_root_pem,
+    )
+    credentials = accept_certificate(
+        key,
+        spiffe_id,
+        chain_pem=answer.certificate_chain_pem.encode(),
+        bundle_pem=answer.trust_bundle_pem.encode() or root_pem,
+    )
+    return Enrollment(credentials, tuple(answer.coordinators))
+
+
+async def ask_endpoints(
+    claims: TokenClaims,
+    ask: Callable[[Any, dict[str, Any]], Awaitable[A]],
+    *,
+    endpoints: Sequence[str] | None = None,
+    trusted_root_pem: bytes | None = None,
+) -> tuple[A, bytes]:
+    """Makes one call of EnrollmentService at the first endpoint that answers, tried in order, each verified against
+    the token's pin; returns the answer and the root (PEM). `ask(stub, options)` makes the call with these options.
+
+    Raises what `enroll` raises.
+    """
     addresses = tuple(endpoints) if endpoints is not None else claims.endpoints
     if not addresses:
         raise InvalidArgument(
             "the join token names no address to enrol at", reason="NoEndpoints", remedy="name the coordinator's address"
         )
-    key = key or new_private_key()
-    request = control_pb2.EnrollRequest(token=jwt, node_name=node_name, csr_der=make_csr(key, spiffe_id))
     request_id = f"enroll-{secrets.token_hex(12)}"
     failure: CloudlessError | None = None
     for address in addresses:
@@ -78,7 +108,7 @@ async def enroll(
             if root_pem is None:
                 root_pem = await asyncio.to_thread(fetch_root, address, claims)
             check_pin(root_pem, claims, address=address)
-            answer = await _call(address, root_pem, claims, request, request_id=request_id)
+            return await _call(address, root_pem, claims, ask, request_id=request_id), root_pem
         except (Unavailable, DeadlineExceeded, Unauthenticated) as error:
             if isinstance(error, Unauthenticated) and error.reason not in ("RootPinMismatch", "CoordinatorNotTrusted"):
                 raise  # the coordinator's own word; another one says the same
@@ -86,8 +116,6 @@ async def enroll(
             # A wrong root says more than an address that does not answer.
             if failure is None or isinstance(error, Unauthenticated):
                 failure = error
-            continue
-        return _accept(answer, key, spiffe_id, root_pem)
     assert failure is not None
     raise failure
 
@@ -148,33 +176,33 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 async def _call(
-    address: str, root_pem: bytes, claims: TokenClaims, request: control_pb2.EnrollRequest, *, request_id: str
-) -> control_pb2.EnrollResponse:
+    address: str,
+    root_pem: bytes,
+    claims: TokenClaims,
+    ask: Callable[[Any, dict[str, Any]], Awaitable[A]],
+    *,
+    request_id: str,
+) -> A:
     credentials = grpc.ssl_channel_credentials(root_certificates=root_pem)
     options = channel_options(claims.trust_domain)
     async with grpc.aio.secure_channel(address, credentials, options=options) as channel:
         stub = control_pb2_grpc.EnrollmentServiceStub(channel)  # type: ignore[no-untyped-call]
+        metadata = ((REQUEST_ID_METADATA, request_id),)
         try:
-            answer: control_pb2.EnrollResponse = await stub.Enroll(
-                request, timeout=CALL_TIMEOUT_S, metadata=((REQUEST_ID_METADATA, request_id),), wait_for_ready=False
-            )
+            return await ask(stub, {"timeout": CALL_TIMEOUT_S, "metadata": metadata, "wait_for_ready": False})
         except grpc.aio.AioRpcError as error:
             raise explain_distrust(error, claims.trust_domain) or error_from_rpc(error) from error
-        return answer
 
 
-def _accept(answer: control_pb2.EnrollResponse, key: PrivateKey, spiffe_id: SpiffeId, root_pem: bytes) -> Enrollment:
-    """Takes nothing on faith: the certificate must be for our key and id. The bundle is the pinned root, and what
-    else the coordinator, which is now verified, names beside it."""
-    bundle = answer.trust_bundle_pem.encode() or root_pem
-    credentials = Credentials.from_pem(
-        key_pem=key_pem(key), chain_pem=answer.certificate_chain_pem.encode(), bundle_pem=bundle
-    )
+def accept_certificate(key: PrivateKey, spiffe_id: SpiffeId, *, chain_pem: bytes, bundle_pem: bytes) -> Credentials:
+    """Takes nothing on faith: the certificate must be for our key and id (Unauthenticated, CertificateInvalid). The
+    bundle is the pinned root, and what else the coordinator, which is verified by now, names beside it."""
+    credentials = Credentials.from_pem(key_pem=key_pem(key), chain_pem=chain_pem, bundle_pem=bundle_pem)
     if credentials.spiffe_id != spiffe_id:
         raise Unauthenticated(
             f"the coordinator certified {credentials.spiffe_id}, not {spiffe_id}", reason="CertificateInvalid"
         )
-    return Enrollment(credentials, tuple(answer.coordinators))
+    return credentials
 
 
 def _cause(error: OSError | SSL.Error) -> str:
