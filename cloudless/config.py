@@ -126,6 +126,9 @@ class EtcdConfig:
     cert_file: Path = setting(Path(), "Client certificate for etcd (PEM).", kinds.FILE)
     key_file: Path = setting(Path(), "Key of that certificate (PEM).", kinds.FILE)
     lease_ttl_ms: int = setting(3_000, "Life of the leader's lease in etcd; a dead leader is replaced after it.")
+    compact: bool = setting(
+        True, "Whether etcd is told to forget old revisions after a snapshot; false where others need its history."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,7 +284,7 @@ def _kind_of(name: str, hint: Any) -> Kind:
             return kind
     if typing.get_origin(hint) in (tuple, dict):
         return kinds.TEXTS
-    return {Path: kinds.FILE, int: kinds.NUMBER, float: kinds.NUMBER}.get(hint, kinds.ANYTHING)
+    return {Path: kinds.FILE, int: kinds.NUMBER, float: kinds.NUMBER, bool: kinds.SWITCH}.get(hint, kinds.ANYTHING)
 
 
 def _parse(leaf: _Leaf, value: Any, source: str) -> Any:
@@ -298,6 +301,10 @@ def _parsed(leaf: _Leaf, value: Any) -> Any:
     for ending, (parse, _) in _QUANTITIES.items():
         if leaf.attributes[-1].endswith(ending):
             return parse(text)
+    if leaf.hint is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{text!r} is not true or false")
+        return text.lower() == "true"
     if leaf.hint is int or leaf.hint is float:
         return leaf.hint(text)
     if leaf.hint is Path:
@@ -332,7 +339,7 @@ def _show(leaf: _Leaf) -> str:
         return ",".join(leaf.default)
     if isinstance(leaf.default, dict):
         return ",".join(f"{k}={v}" for k, v in leaf.default.items())
-    return str(leaf.default)
+    return str(leaf.default).lower() if leaf.hint is bool else str(leaf.default)
 
 
 def _from_file(path: Path, known: dict[tuple[str, ...], _Leaf]) -> dict[tuple[str, ...], Any]:

@@ -118,6 +118,7 @@ def one_of(*words: str) -> Kind:
 ANYTHING: Final = Kind("TEXT", _accept)
 TEXTS: Final = Kind("LIST", _accept)
 NUMBER: Final = Kind("NUMBER", lambda value: _require(value >= 0, value, "0 or more"))
+SWITCH: Final = Kind("true|false", _accept)
 WEIGHT: Final = Kind(
     "NUMBER", lambda value: _require(math.isfinite(value) and value >= 0, value, "a number of 0 or more")
 )

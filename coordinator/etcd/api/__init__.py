@@ -1,0 +1,1 @@
+"""Generated from proto/cloudless/coordinator/etcd/api."""
