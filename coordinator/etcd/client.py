@@ -15,8 +15,10 @@ import grpc.aio
 
 from cloudless.config import EtcdConfig
 from cloudless.coordinator.etcd.api import rpc_pb2 as pb
-from cloudless.coordinator.etcd.api import rpc_pb2_grpc as stubs
+from cloudless.coordinator.etcd.api import rpc_pb2_grpc
 from cloudless.errors import CloudlessError, Compacted, DiskFull, InvalidArgument, ResourceExhausted, Unavailable
+
+stubs: Any = rpc_pb2_grpc  # generated without annotations
 
 CALL_S: Final = 3.0
 MESSAGE_BYTES_MAX: Final = 64 * 2**20

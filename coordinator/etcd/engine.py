@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import zlib
 from collections import deque
 from collections.abc import Callable
@@ -284,9 +285,8 @@ class EtcdEngine:
             return
         self._replica.advance(Head(new_head.index, entry_term, answer.header.revision))
         for offset, pending in enumerate(group):
-            index = first + offset
-            outcome = self._replica.outcome(index)
-            outcome.add_done_callback(lambda done, p=pending, i=index: _answer(p, i, entry_term, done))
+            outcome = self._replica.outcome(first + offset)
+            outcome.add_done_callback(functools.partial(_answer, pending, first + offset, entry_term))
         self._replica.accept([LogEntry(first + offset, entry_term, data) for offset, data in enumerate(datas)])
 
     def _after_refusal(self, group: list[_Pending], answer: object) -> None:

@@ -82,7 +82,7 @@ class Leadership:
                 await self._campaign()
             except CloudlessError as error:
                 log.info("etcd.campaign_failed", cause=error.message)
-            await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(_RETRY_S)
 
     async def _campaign(self) -> None:
         began_s = self._loop.time()

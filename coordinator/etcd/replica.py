@@ -117,9 +117,7 @@ class Replica:
                 await install(await self._read_snapshot(pointer, revision))
         await self._read_log(revision, head)
         self.advance(head)
-        while host.applied_index < head.index and not self._failure.done():
-            await asyncio.sleep(0)
-        self._raise_failure()
+        await self.applied(head.index)
         self._revision = revision
         for pair in leaders:
             self._on_leader(pair.value.decode("utf-8", "replace"), pair.create_revision)
