@@ -225,6 +225,7 @@ class Store(Generic[S]):
             try:
                 data = self._machine.entry(
                     command,
+                    state=self._snapshot.state,
                     actor=actor,
                     request_id=request_id or self._new_request_id(),
                     issued_at_ms=self._clock.now_ms() if now_ms is None else now_ms,

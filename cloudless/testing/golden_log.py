@@ -2,15 +2,16 @@
 
     python -m cloudless.testing.golden_log DIRECTORY
 
-writes `log.hex` (one entry a line) and `hashes` (the state hash after each entry). It refuses to change lines that
-are there already: a later version may add entries at the end and alter nothing before them.
+writes each log of `LOGS`: `NAME.hex` (one entry a line) and `NAME.hashes` (the state hash after each entry). It refuses
+to change lines that are there already: a later version may add entries at the end and alter nothing before them.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 from cloudless.coordinator.core import commands as c
 from cloudless.coordinator.core import machine
@@ -29,6 +30,7 @@ from cloudless.core.model import (
     Role,
     RoleBinding,
     ScoreTerm,
+    Severity,
     Taint,
     User,
 )
@@ -40,15 +42,31 @@ _START_MS = 1_750_000_000_000
 
 
 def entries() -> list[bytes]:
-    """The log. Append only."""
-    log = []
-    for position, (actor, command) in enumerate(_commands()):
-        entry = c.Entry(c.SCHEMA, f"request-{position}", _START_MS + 1000 * position, actor, command)
-        log.append(c.encode(entry))
+    """The log of schema 1. Append only."""
+    log = _encoded(_commands())
     log.append(log[3])  # a repeated proposal
     log.append(b"\xff\x00 not an entry")
     log.append(b"")
     return log
+
+
+def coordinator_entries() -> list[bytes]:
+    """The log of what schema 2 brought. Append only."""
+    log = _encoded(_coordinator_commands())
+    log.append(log[3])  # a repeated proposal
+    log.append(b"\x08\x03" + log[0][2:])  # of a schema that does not exist yet
+    log.append(b"\x08\x01" + log[1][2:])  # a command of schema 2, said to be of schema 1
+    return log
+
+
+LOGS: Final[Mapping[str, Callable[[], list[bytes]]]] = {"log": entries, "coordinators": coordinator_entries}
+
+
+def _encoded(commands: Iterable[tuple[str, c.Command]]) -> list[bytes]:
+    return [
+        c.encode(c.Entry(c.SCHEMA, f"request-{position}", _START_MS + 1000 * position, actor, command))
+        for position, (actor, command) in enumerate(commands)
+    ]
 
 
 def replay(log: list[bytes]) -> Iterator[State]:
@@ -117,6 +135,42 @@ def _commands() -> Iterator[tuple[str, c.Command]]:
     yield alice, c.PutUser(User("bob"))  # revoked
 
 
+def _coordinator_commands() -> Iterator[tuple[str, c.Command]]:
+    alice, first, second = "user/alice", "coordinator/c1", "coordinator/c2"
+    addresses = ("192.0.2.1:8443", "[2001:db8::1]:8443"), ("192.0.2.1:8442",), "192.0.2.1:8444"
+    yield "system/bootstrap", c.PutUser(User("alice", (RoleBinding(Role.ADMIN, "*"),)))
+    yield first, c.AnnounceCoordinator("c1", "1.0.0", 2, *addresses)
+    yield first, c.AnnounceCoordinator("c1", "1.0.0", 2, *addresses)  # unchanged
+    until_ms = _START_MS + 9_000_000
+    yield alice, c.CreateToken(JoinToken("jc2", coordinator_id="c2", max_uses=1, expires_at_ms=until_ms))
+    yield alice, c.CreateToken(JoinToken("jc3", coordinator_id="c3", max_uses=1, expires_at_ms=until_ms))
+    yield alice, c.CreateToken(JoinToken("jc1", coordinator_id="c1", max_uses=1, expires_at_ms=until_ms))  # id is used
+    yield alice, c.CreateToken(JoinToken("jn", "*", max_uses=9, expires_at_ms=until_ms))
+    yield "node/n1", c.EnrollNode("jc2", "n1", "sha-n1", "01", until_ms)  # a token of a coordinator
+    yield second, c.EnrollCoordinator("jn", "c2", "sha-c2", "c2", "1.0.0", 2)  # a token of nodes
+    yield second, c.EnrollCoordinator("jc3", "c2", "sha-c2", "c2", "1.0.0", 2)  # a token of another
+    yield second, c.EnrollCoordinator("jc2", "c2", "sha-c2", "c2", "0.9.0", 1)  # too old
+    yield second, c.EnrollCoordinator("jc2", "c2", "sha-c2", "c2", "1.0.0", 2)
+    yield second, c.EnrollCoordinator("jc2", "c2", "sha-c2", "c2b", "1.0.0", 2)  # unchanged
+    yield second, c.EnrollCoordinator("jc2", "c2", "sha-other", "c2c", "1.0.0", 2)  # another key
+    yield second, c.AnnounceCoordinator("c2", "1.0.0", 2, ("192.0.2.2:8443",), (), "192.0.2.2:8444")
+    yield second, c.AnnounceCoordinator("c2", "1.1.0", 3, ("192.0.2.2:8443",), (), "192.0.2.2:8444")
+    yield second, c.AnnounceCoordinator("c2", "1.1.0", 3, ("192.0.2.9:8443",), (), "192.0.2.9:8444")
+    yield second, c.AnnounceCoordinator("c2", "0.9.0", 1)  # too old
+    refused = {"peer": "192.0.2.66", "reason": "WrongMember"}
+    yield first, c.RecordEvent("security.member_refused", Severity.WARNING, "coordinator/c2", "", "größer", refused)
+    yield first, c.RecordEvent("cluster.restored")
+    yield first, c.RecordEvent("node.lost")  # not for this command
+    yield alice, c.RemoveCoordinator("c9")  # unknown
+    yield alice, c.RemoveCoordinator("c2")
+    yield alice, c.RemoveCoordinator("c2")  # unchanged
+    yield alice, c.RemoveCoordinator("c1")  # the last one
+    yield second, c.AnnounceCoordinator("c2", "1.1.0", 3)  # removed
+    yield second, c.EnrollCoordinator("jc2", "c2", "sha-c2", "c2d", "1.0.0", 2)  # its id is never used again
+    yield alice, c.RevokeToken("jc3")
+    yield "coordinator/c3", c.EnrollCoordinator("jc3", "c3", "sha-c3", "c3", "1.0.0", 2)  # revoked
+
+
 _TAINT = Taint("battery", "low", TaintEffect.NO_SCHEDULE)
 
 
@@ -145,15 +199,17 @@ def _status(phase: ReplicaPhase, *, reason: str = "") -> ReplicaStatus:
 
 
 def main(directory: Path) -> None:
-    log = entries()
-    lines = [data.hex() for data in log]
-    hashes = [state_hash(state) for state in replay(log)]
-    for name, written in (("log.hex", lines), ("hashes", hashes)):
-        path = directory / name
-        before = path.read_text().splitlines() if path.exists() else []
-        if written[: len(before)] != before:
-            raise SystemExit(f"{path}: what is committed would change; entries may only be added at the end")
-        path.write_text("".join(f"{line}\n" for line in written))
+    for name, entries_of in LOGS.items():
+        log = entries_of()
+        for ending, written in (
+            ("hex", [data.hex() for data in log]),
+            ("hashes", [state_hash(state) for state in replay(log)]),
+        ):
+            path = directory / f"{name}.{ending}"
+            before = path.read_text().splitlines() if path.exists() else []
+            if written[: len(before)] != before:
+                raise SystemExit(f"{path}: what is committed would change; entries may only be added at the end")
+            path.write_text("".join(f"{line}\n" for line in written))
 
 
 if __name__ == "__main__":

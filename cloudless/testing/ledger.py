@@ -44,7 +44,7 @@ class LedgerMachine:
     def empty(self) -> Ledger:
         return Ledger()
 
-    def entry(self, command: Any, *, actor: str, request_id: str, issued_at_ms: int) -> bytes:
+    def entry(self, command: Any, *, state: Ledger, actor: str, request_id: str, issued_at_ms: int) -> bytes:
         if not isinstance(command, Put):
             raise ValueError("not a command of the ledger")
         return json.dumps([command.name, command.value, request_id, actor, issued_at_ms]).encode()

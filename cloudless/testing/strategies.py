@@ -49,13 +49,17 @@ from cloudless.core.spec import (
 )
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
+UINT32 = st.integers(0, 2**32 - 1)
+_UNSIGNED = frozenset({"log_schema", "schema"})  # fields that the wire has as uint32
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 
 
 def instances(cls: type) -> st.SearchStrategy[Any]:
     """Any instance of a domain dataclass: every field independently of every other."""
     hints = typing.get_type_hints(cls)
-    return st.builds(cls, **{field.name: _values(hints[field.name]) for field in dataclasses.fields(cls)})
+    names = [field.name for field in dataclasses.fields(cls)]
+    values = {name: UINT32 if name in _UNSIGNED else _values(hints[name]) for name in names}
+    return st.builds(cls, **values)
 
 
 def _values(hint: Any) -> st.SearchStrategy[Any]:

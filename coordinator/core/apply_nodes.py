@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from cloudless.coordinator.core import amounts, lifecycle
-from cloudless.coordinator.core.apply_tokens import pattern_admits
+from cloudless.coordinator.core.apply_tokens import pattern_admits, usable_token
 from cloudless.coordinator.core.commands import EnrollNode, RemoveNode, RenewCertificate, ReportNode, UpdateNode
 from cloudless.coordinator.core.outcome import ApplyResult
 from cloudless.coordinator.core.state import State
@@ -76,17 +76,13 @@ def admitting_token(state: State, command: EnrollNode, *, now_ms: int) -> JoinTo
 
 
 def _usable_token(state: State, command: EnrollNode, *, now_ms: int) -> JoinToken:
-    token = state.tokens.get(command.token_id)
-    fresh = "create a new one: cloudlessctl token create"
-    if token is None:
-        raise TokenRefused("the join token is not known here", reason="TokenUnknown", remedy=fresh)
-    if token.revoked:
-        raise TokenRefused(f"join token {token.id} was revoked", reason="TokenRevoked", remedy=fresh)
-    if now_ms >= token.expires_at_ms:
-        raise TokenRefused(f"join token {token.id} has expired", reason="TokenExpired", remedy=fresh)
-    if token.uses >= token.max_uses:
-        uses = "its one use" if token.max_uses == 1 else f"all its {token.max_uses} uses"
-        raise TokenRefused(f"join token {token.id} has had {uses}", reason="TokenUsedUp", remedy=fresh)
+    token = usable_token(state, command.token_id, now_ms=now_ms, fresh="cloudlessctl token create")
+    if token.coordinator_id:
+        raise TokenRefused(
+            f"join token {token.id} admits the coordinator {token.coordinator_id}, and no node",
+            reason="TokenForCoordinator",
+            remedy="create one for nodes: cloudlessctl token create",
+        )
     if not pattern_admits(token.node_pattern, command.node_id):
         raise TokenRefused(
             f"join token {token.id} admits nodes named {token.node_pattern}, not {command.node_id}",

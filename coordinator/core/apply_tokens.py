@@ -1,4 +1,4 @@
-"""Join tokens: who may become a node."""
+"""Join tokens: who may become a node, or a coordinator."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Final
 
 from cloudless.coordinator.core.commands import CreateToken, RevokeToken
 from cloudless.coordinator.core.outcome import ApplyResult
+from cloudless.coordinator.core.state import State
 from cloudless.coordinator.core.transition import Transition
-from cloudless.core.model import Severity
-from cloudless.errors import AlreadyExists, InvalidArgument, NotFound
+from cloudless.core.model import JoinToken, Severity
+from cloudless.errors import AlreadyExists, Conflict, InvalidArgument, NotFound, TokenRefused
+from cloudless.identity.spiffe import COORDINATOR, is_name
 
 # Tokens that ended this long ago are forgotten, so that they do not pile up: all that ended by the end of a day (UTC)
 # together, when the next one is made. Most creations then look at no other token.
@@ -25,7 +27,9 @@ def create_token(t: Transition, command: CreateToken) -> ApplyResult:
     token = command.token
     if not token.id:
         raise InvalidArgument("a join token needs an id", reason="TokenIdMissing")
-    if not _PATTERN.fullmatch(token.node_pattern):
+    if token.coordinator_id:
+        _check_coordinator_token(t.state, token)
+    elif not _PATTERN.fullmatch(token.node_pattern):
         raise InvalidArgument(
             f"{token.node_pattern!r} is no pattern of node names",
             reason="BadNodePattern",
@@ -48,13 +52,53 @@ def create_token(t: Transition, command: CreateToken) -> ApplyResult:
             created_by=token.created_by or t.actor,
         )
     )
-    t.emit(
-        "security.token_created",
-        f"token/{token.id}",
-        f"admits {token.max_uses} node(s) named {token.node_pattern}",
-        metadata={"node_pattern": token.node_pattern, "max_uses": str(token.max_uses)},
-    )
+    admits = f"{token.max_uses} node(s) named {token.node_pattern}"
+    metadata = {"node_pattern": token.node_pattern, "max_uses": str(token.max_uses)}
+    if token.coordinator_id:
+        admits, metadata = f"coordinator {token.coordinator_id}", {"coordinator": token.coordinator_id}
+    t.emit("security.token_created", f"token/{token.id}", f"admits {admits}", metadata=metadata)
     return t.accepted("created")
+
+
+def _check_coordinator_token(state: State, token: JoinToken) -> None:
+    name = token.coordinator_id
+    if not is_name(COORDINATOR, name):
+        raise InvalidArgument(f"{name[:80]!r} is no id of a coordinator", reason="BadCoordinatorId")
+    if token.node_pattern or token.region or token.zone or token.labels or token.max_uses != 1:
+        raise InvalidArgument(
+            "a token of a coordinator has one use, and says nothing of nodes", reason="BadCoordinatorToken"
+        )
+    check_id_unused(state, name)
+
+
+def check_id_unused(state: State, coordinator_id: str) -> None:
+    """Raises Conflict (CoordinatorIdUsed) where a coordinator has or had this id: what it acknowledged under it, no
+    other may answer for."""
+    before = state.coordinators.get(coordinator_id)
+    if before is not None:
+        what = "was removed" if before.removed else "exists"
+        raise Conflict(
+            f"a coordinator {coordinator_id} {what}; an id is used once",
+            reason="CoordinatorIdUsed",
+            remedy="give the new coordinator an id of its own",
+        )
+
+
+def usable_token(state: State, token_id: str, *, now_ms: int, fresh: str) -> JoinToken:
+    """The token, if it may be used once more. `fresh` is the command that makes another one. Raises TokenRefused:
+    TokenUnknown, TokenRevoked, TokenExpired, TokenUsedUp."""
+    token = state.tokens.get(token_id)
+    remedy = f"create a new one: {fresh}"
+    if token is None:
+        raise TokenRefused("the join token is not known here", reason="TokenUnknown", remedy=remedy)
+    if token.revoked:
+        raise TokenRefused(f"join token {token.id} was revoked", reason="TokenRevoked", remedy=remedy)
+    if now_ms >= token.expires_at_ms:
+        raise TokenRefused(f"join token {token.id} has expired", reason="TokenExpired", remedy=remedy)
+    if token.uses >= token.max_uses:
+        uses = "its one use" if token.max_uses == 1 else f"all its {token.max_uses} uses"
+        raise TokenRefused(f"join token {token.id} has had {uses}", reason="TokenUsedUp", remedy=remedy)
+    return token
 
 
 def _forget_old(t: Transition) -> None:
@@ -70,7 +114,8 @@ def revoke_token(t: Transition, command: RevokeToken) -> ApplyResult:
     if token.revoked:
         return t.accepted("unchanged", revision=token.revision)
     t.put_token(dataclasses.replace(token, revoked=True))
-    t.emit("security.token_revoked", f"token/{token.id}", "admits no more nodes", severity=Severity.WARNING)
+    description = "admits no coordinator any more" if token.coordinator_id else "admits no more nodes"
+    t.emit("security.token_revoked", f"token/{token.id}", description, severity=Severity.WARNING)
     return t.accepted("updated")
 
 

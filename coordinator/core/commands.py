@@ -2,6 +2,9 @@
 
 An entry's bytes are its proto message. Times, ids and random numbers are made by the proposer and travel inside
 the command, because apply may look at nothing else.
+
+An entry says the schema in which its command appeared, so that members of different versions agree on what each of
+them understands: see `core.versions`, which keeps a command out of the log until every member knows it.
 """
 
 from __future__ import annotations
@@ -20,12 +23,13 @@ from cloudless.core.model import (
     NodeState,
     PlacementDecision,
     ReplicaStatus,
+    Severity,
     Taint,
     User,
 )
 from cloudless.core.spec import Metadata, WorkloadSpec
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2  # the newest that this software understands
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +196,55 @@ class RevokeUser:
     name: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class EnrollCoordinator:
+    """Counts one use of the token and admits the coordinator, or refuses both.
+
+    `log_schema` is the newest schema of entries that its software understands.
+    """
+
+    token_id: str = ""
+    coordinator_id: str = ""
+    public_key_sha256: str = ""
+    certificate_serial: str = ""
+    version: str = ""
+    log_schema: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceCoordinator:
+    """What a running coordinator says of itself, at each start. Creates its record where there is none."""
+
+    coordinator_id: str = ""
+    version: str = ""
+    log_schema: int = 0
+    api_addresses: tuple[str, ...] = ()
+    enroll_addresses: tuple[str, ...] = ()
+    member_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveCoordinator:
+    """It is no member any more; its id is never used again."""
+
+    coordinator_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordEvent:
+    """Something that happened outside the log and belongs into the event stream: a refused member, a restore.
+
+    `type` begins with `security.` or `cluster.`. No severity stands for info.
+    """
+
+    type: str = ""
+    severity: Severity | None = None
+    resource: str = ""
+    namespace: str = ""
+    description: str = ""
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
 Command: TypeAlias = (
     NoOp
     | CreateToken
@@ -209,6 +262,10 @@ Command: TypeAlias = (
     | ReportReplicas
     | PutUser
     | RevokeUser
+    | EnrollCoordinator
+    | AnnounceCoordinator
+    | RemoveCoordinator
+    | RecordEvent
 )
 
 # The oneof field of each command; a field's number is the command's permanent tag.
@@ -229,17 +286,42 @@ BY_FIELD: Final[Mapping[str, type[Any]]] = {
     "put_user": PutUser,
     "revoke_user": RevokeUser,
     "restart_workload": RestartWorkload,
+    "enroll_coordinator": EnrollCoordinator,
+    "announce_coordinator": AnnounceCoordinator,
+    "remove_coordinator": RemoveCoordinator,
+    "record_event": RecordEvent,
 }
 FIELD_OF: Final[Mapping[type[Any], str]] = {cls: field for field, cls in BY_FIELD.items()}
+
+
+# The schema in which each command appeared.
+SINCE: Final[Mapping[type[Any], int]] = dict.fromkeys(FIELD_OF, 1) | {
+    EnrollCoordinator: 2,
+    AnnounceCoordinator: 2,
+    RemoveCoordinator: 2,
+    RecordEvent: 2,
+}
+
+# What makes several coordinators possible is understood wherever there are several: software that knows none of it
+# (schema 1) is always alone. `versions` rests on these and cannot hold them back.
+FOUNDATION: Final = frozenset({CreateToken, EnrollCoordinator, AnnounceCoordinator, RemoveCoordinator})
+
+
+def schema_of(command: Command) -> int:
+    """The oldest schema that understands all that this command says."""
+    if isinstance(command, CreateToken) and command.token.coordinator_id:
+        return 2  # an older one would take it for a token of nodes
+    return SINCE[type(command)]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One entry of the log.
 
-    `request_id` names the proposal: a repeat gets the first answer; empty: it is never repeated. `issued_at_ms`
-    is the proposer's wall clock and the only time that apply sees. `actor` is `user/alice`, `node/n1` or
-    `system/reconciler`.
+    `schema` is what an entry that was read says; `encode` writes the one that the command needs, so that a member of
+    an older version reads every command that it knows. `request_id` names the proposal: a repeat gets the first
+    answer; empty: it is never repeated. `issued_at_ms` is the proposer's wall clock and the only time that apply
+    sees. `actor` is `user/alice`, `node/n1` or `system/reconciler`.
     """
 
     schema: int
@@ -252,7 +334,7 @@ class Entry:
 def encode(entry: Entry) -> bytes:
     """The entry's bytes for the log. Raises ValueError when a number does not fit its field."""
     message = log_pb2.RaftEntry(
-        schema=entry.schema, request_id=entry.request_id, issued_at_ms=entry.issued_at_ms, actor=entry.actor
+        schema=schema_of(entry.command), request_id=entry.request_id, issued_at_ms=entry.issued_at_ms, actor=entry.actor
     )
     part = getattr(message, FIELD_OF[type(entry.command)])
     part.SetInParent()  # a command without fields is a command, too
@@ -261,16 +343,20 @@ def encode(entry: Entry) -> bytes:
     return data
 
 
-def decode(data: bytes) -> Entry:
-    """The entry that `data` holds. Raises ValueError for bytes that are no entry of this version."""
+def decode(data: bytes, *, known: int = SCHEMA) -> Entry:
+    """The entry that `data` holds. Raises ValueError for bytes that are no entry of a schema up to `known`."""
     try:
         message = log_pb2.RaftEntry.FromString(data)
     except DecodeError as error:
         raise ValueError(f"not a log entry: {error}") from None
-    if message.schema != SCHEMA:
-        raise ValueError(f"log entry has schema {message.schema}, this version knows {SCHEMA}")
     field = message.WhichOneof("command")
-    if field is None:
+    cls = BY_FIELD.get(field) if field is not None else None
+    limit = SCHEMA if cls in FOUNDATION else min(known, SCHEMA)
+    if not 1 <= message.schema <= limit:
+        raise ValueError(f"log entry has schema {message.schema}, this version knows 1 to {limit}")
+    if field is None or cls is None:
         raise ValueError("log entry holds no command of this version")
-    command: Command = convert.from_proto(getattr(message, field), BY_FIELD[field])
+    command: Command = convert.from_proto(getattr(message, field), cls)
+    if message.schema < schema_of(command):
+        raise ValueError(f"log entry has schema {message.schema}, which has no such {cls.__name__}")
     return Entry(message.schema, message.request_id, message.issued_at_ms, message.actor, command)

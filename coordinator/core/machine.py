@@ -11,6 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from cloudless.coordinator.core import commands as c
+from cloudless.coordinator.core.apply_coordinators import (
+    announce_coordinator,
+    enroll_coordinator,
+    record_event,
+    remove_coordinator,
+)
 from cloudless.coordinator.core.apply_nodes import enroll_node, remove_node, renew_certificate, report_node, update_node
 from cloudless.coordinator.core.apply_plan import apply_plan
 from cloudless.coordinator.core.apply_replicas import report_replicas
@@ -57,6 +63,10 @@ APPLY: Final[Mapping[type[Any], ApplyFunction]] = {
     c.ReportReplicas: report_replicas,
     c.PutUser: put_user,
     c.RevokeUser: revoke_user,
+    c.EnrollCoordinator: enroll_coordinator,
+    c.AnnounceCoordinator: announce_coordinator,
+    c.RemoveCoordinator: remove_coordinator,
+    c.RecordEvent: record_event,
 }
 
 
@@ -70,17 +80,18 @@ class Applied:
     events: tuple[Event, ...] = ()
 
 
-def apply(state: State, data: bytes, *, index: int, term: int, strict: bool = False) -> Applied:
+def apply(state: State, data: bytes, *, index: int, term: int, strict: bool = False, known: int = c.SCHEMA) -> Applied:
     """Applies the entry `data`, which stands at `index` of the log.
 
-    An entry that cannot be read is refused with code `invalid_argument` and changes nothing. A refused command
+    An entry that cannot be read, or is of a schema above `known`, is refused with code `invalid_argument` (reason
+    BadEntry) and changes nothing. A refused command
     changes nothing but the memory of its request id. A repeated request id gets the first answer and no second
     effect. A bug inside an apply function is refused with code `internal`; with `strict` it is raised instead,
     for tests. Never raises otherwise, except MemoryError: a member that cannot hold the state must stop rather
     than go on with another one than its peers.
     """
     try:
-        entry = c.decode(data)
+        entry = c.decode(data, known=known)
     except ValueError as error:
         return Applied(state, ApplyResult(code="invalid_argument", message=str(error), reason="BadEntry"))
     if entry.request_id:

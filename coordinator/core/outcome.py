@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-ObjectKind = Literal["node", "workload", "replica", "token", "user"]
+ObjectKind = Literal["node", "workload", "replica", "token", "user", "coordinator"]
 
 
 @dataclass(frozen=True, slots=True)

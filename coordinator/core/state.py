@@ -17,6 +17,7 @@ from cloudless.coordinator.core import amounts
 from cloudless.coordinator.core.bounded import BoundedLog
 from cloudless.coordinator.core.outcome import RememberedResult
 from cloudless.core.model import (
+    Coordinator,
     Event,
     JoinToken,
     Node,
@@ -50,9 +51,9 @@ K = TypeVar("K")
 class State:
     """Everything that the log has decided so far.
 
-    Desired and observed state of nodes, workloads and replicas, tokens, users, the newest events and the newest
-    answers by request id. The fields after `results` are indexes: they follow from the others and are rebuilt
-    when a snapshot is read.
+    Desired and observed state of nodes, workloads and replicas, tokens, users, coordinators, the newest events and
+    the newest answers by request id. The fields after `results` are indexes: they follow from the others and are
+    rebuilt when a snapshot is read.
     """
 
     trust_domain: str
@@ -61,6 +62,7 @@ class State:
     replicas: Map[str, Replica]
     tokens: Map[str, JoinToken]
     users: Map[str, User]
+    coordinators: Map[str, Coordinator]  # removed ones too: their ids are never used again
     events: BoundedLog[Event]
     request_ids: BoundedLog[str]  # in the order in which they leave `results`
     results: Map[str, RememberedResult]
@@ -81,6 +83,7 @@ class State:
             replicas=Map(),
             tokens=Map(),
             users=Map(),
+            coordinators=Map(),
             events=BoundedLog(EVENTS_MAX),
             request_ids=BoundedLog(RESULTS_MAX),
             results=Map(),
@@ -168,6 +171,9 @@ class State:
 
     def with_user(self, user: User) -> State:
         return dataclasses.replace(self, users=self.users.set(user.name, user))
+
+    def with_coordinator(self, coordinator: Coordinator) -> State:
+        return dataclasses.replace(self, coordinators=self.coordinators.set(coordinator.id, coordinator))
 
     def with_events(self, events: Iterable[Event]) -> State:
         log, _ = self.events.extended(events)

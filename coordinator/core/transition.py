@@ -8,7 +8,7 @@ from typing import Final
 
 from cloudless.coordinator.core.outcome import ApplyResult, Change
 from cloudless.coordinator.core.state import State
-from cloudless.core.model import Event, JoinToken, Node, Replica, Severity, User, WorkloadRecord
+from cloudless.core.model import Coordinator, Event, JoinToken, Node, Replica, Severity, User, WorkloadRecord
 
 _DESCRIPTION_MAX: Final = 1024
 _METADATA_MAX: Final = 256
@@ -85,6 +85,10 @@ class Transition:
     def put_user(self, user: User) -> None:
         self.state = self.state.with_user(dataclasses.replace(user, revision=self.index))
         self._touch(Change("user", user.name))
+
+    def put_coordinator(self, coordinator: Coordinator) -> None:
+        self.state = self.state.with_coordinator(dataclasses.replace(coordinator, revision=self.index))
+        self._touch(Change("coordinator", coordinator.id))
 
     # -- events -------------------------------------------------------------------------------------------
 

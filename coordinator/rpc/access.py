@@ -69,6 +69,7 @@ _ANYONE = frozenset({NODE, USER, COORDINATOR})
 _PERSON = frozenset({USER})
 _ANY_PERSON = Rule(_PERSON)
 _AGENT = Rule(frozenset({NODE}))
+_MEMBER = Rule(frozenset({COORDINATOR}))
 _CLUSTER_ADMIN = Rule(_PERSON, Role.ADMIN, Scope.CLUSTER)
 _CLUSTER_OPERATOR = Rule(_PERSON, Role.OPERATOR, Scope.CLUSTER)
 _CLUSTER_VIEWER = Rule(_PERSON, Role.VIEWER, Scope.CLUSTER)
@@ -91,6 +92,7 @@ def _operate(namespaces: Callable[[Any], Iterable[str] | None]) -> Rule:
 OPEN: Final = frozenset(
     {
         API + "EnrollmentService/Enroll",
+        API + "EnrollmentService/JoinCoordinator",
         "/grpc.health.v1.Health/Check",
         "/grpc.health.v1.Health/Watch",
     }
@@ -133,6 +135,17 @@ TABLE: Final[Mapping[str, Rule]] = {
     API + "EventService/ListEvents": _view_visible(_filter),
     API + "EventService/WatchEvents": _view_visible(_filter),
     API + "ClusterService/GetStatus": _ANY_PERSON,
+    # Addresses only: agents and people find the other coordinators by it.
+    API + "ClusterService/ListCoordinators": Rule(frozenset({NODE, USER})),
+    API + "ClusterService/AddCoordinator": _CLUSTER_ADMIN,
+    API + "ClusterService/RemoveCoordinator": _CLUSTER_ADMIN,
+    API + "ClusterService/PromoteCoordinator": _CLUSTER_ADMIN,
+    API + "ClusterService/TransferLeadership": _CLUSTER_ADMIN,
+    API + "ClusterService/Backup": _CLUSTER_ADMIN,
+    API + "MemberService/FetchIdentity": _MEMBER,
+    API + "MemberService/AddLearner": _MEMBER,
+    API + "MemberService/Observe": _MEMBER,
+    API + "MemberService/RelayChannel": _MEMBER,
     "/grpc.health.v1.Health/Check": Rule(_ANYONE),
     "/grpc.health.v1.Health/Watch": Rule(_ANYONE),
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _ANY_PERSON,

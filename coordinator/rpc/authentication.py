@@ -17,7 +17,7 @@ from cloudless.core.model import RoleBinding
 from cloudless.errors import CloudlessError, Unauthenticated
 from cloudless.identity.ca import BACKDATE_MS_MAX
 from cloudless.identity.csr import CertificateInfo, read_certificate
-from cloudless.identity.spiffe import NODE, USER
+from cloudless.identity.spiffe import COORDINATOR, NODE, USER
 
 REFUSED = Counter("cloudless_auth_failed_total", "Calls and enrolments whose caller was refused.", ["reason"])
 
@@ -29,7 +29,7 @@ _ROUNDING_MS = 2000
 class Authentication:
     """Sets `call.principal`. Raises Unauthenticated with a reason: CertificateMissing, CertificateInvalid,
     CertificateExpired (TLS checks it at the handshake only), WrongTrustDomain, UserRevoked, UserUnknown,
-    NodeRemoved, CertificateSuperseded.
+    NodeRemoved, CertificateSuperseded, CoordinatorRemoved.
 
     Certificates are parsed once: what each said is kept by its bytes.
     """
@@ -63,6 +63,8 @@ class Authentication:
             return max(principal.certificate_expires_at_ms, node.certificate_expires_at_ms)
         if principal.kind == USER:
             self._user_bindings(state, principal.name)
+        elif principal.kind == COORDINATOR:
+            _check_coordinator(state, principal.name)
         return principal.certificate_expires_at_ms
 
     def refreshed(self, principal: Principal) -> Principal:
@@ -99,6 +101,8 @@ class Authentication:
             self._check_node(certificate)
         elif who.kind == USER:
             bindings = self._user_bindings(self._state(), who.name)
+        elif who.kind == COORDINATOR:
+            _check_coordinator(self._state(), who.name)
         return Principal(
             kind=who.kind,
             name=who.name,
@@ -153,3 +157,15 @@ def _removed(name: str) -> Unauthenticated:
         reason="NodeRemoved",
         remedy="enrol it again with a new join token",
     )
+
+
+def _check_coordinator(state: State, name: str) -> None:
+    """One that the state does not know (yet) may pass: it has a certificate of the fabric, and this coordinator may lag
+    behind the log that admits it."""
+    record = state.coordinators.get(name)
+    if record is not None and record.removed:
+        raise Unauthenticated(
+            f"coordinator {name} was removed from this fabric",
+            reason="CoordinatorRemoved",
+            remedy="join again under another id and with an empty data folder",
+        )

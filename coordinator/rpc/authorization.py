@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -76,17 +77,18 @@ class Authorization:
         return await self._guarded(_Stream(call, rule, subject), request, proceed)
 
     async def watch_streams(self, *, interval_s: float = 1.0) -> None:
-        """Runs for ever. Checks open streams whenever people or nodes changed or a certificate ended: a stream
-        ends with Unauthenticated when its caller was revoked or removed or its certificate expired without
+        """Runs for ever. Checks open streams whenever people, nodes or coordinators changed or a certificate ended: a
+        stream ends with Unauthenticated when its caller was revoked or removed or its certificate expired without
         renewal, and with PermissionDenied when the caller lost the role."""
-        seen: tuple[Any, Any] = (None, None)
+        seen: tuple[Any, ...] = ()
         while True:
             await asyncio.sleep(interval_s)
             state = self._state()
-            unchanged = seen[0] is state.users and seen[1] is state.nodes
+            watched = (state.users, state.nodes, state.coordinators)
+            unchanged = len(seen) == len(watched) and all(map(operator.is_, seen, watched))
             if unchanged and self._clock.now_ms() < self._earliest_expiry_ms:
                 continue
-            seen = (state.users, state.nodes)
+            seen = watched
             self.check_streams()
 
     def check_streams(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, TypeVar
 
-from cloudless.coordinator.core import commands, machine, snapshot
+from cloudless.coordinator.core import commands, machine, snapshot, versions
 from cloudless.coordinator.core.outcome import ApplyResult, Change
 from cloudless.coordinator.core.state import State
 from cloudless.core.model import Event
@@ -34,8 +34,9 @@ class Machine(Protocol[S]):
 
     def empty(self) -> S: ...
 
-    def entry(self, command: Any, *, actor: str, request_id: str, issued_at_ms: int) -> bytes:
-        """The bytes that go into the log. Raises ValueError for a command that cannot be written."""
+    def entry(self, command: Any, *, state: S, actor: str, request_id: str, issued_at_ms: int) -> bytes:
+        """The bytes that go into the log. `state` is the newest one here. Raises ValueError for a command that cannot
+        be written, CloudlessError for one that must not be proposed now."""
         ...
 
     def apply(self, state: S, data: bytes, *, index: int, term: int) -> Applied[S]:
@@ -52,19 +53,24 @@ class Machine(Protocol[S]):
 
 
 class FabricMachine:
-    """The machine of `coordinator.core`. `trust_domain` is that of a new fabric; a stored one keeps its own."""
+    """The machine of `coordinator.core`. `trust_domain` is that of a new fabric; a stored one keeps its own. `schema`
+    is the newest of log entries that this member understands, writes and announces (`core.versions`)."""
 
-    def __init__(self, trust_domain: str) -> None:
+    def __init__(self, trust_domain: str, *, schema: int = commands.SCHEMA) -> None:
         self._trust_domain = trust_domain
+        self.schema = schema
 
     def empty(self) -> State:
         return State.empty(self._trust_domain)
 
-    def entry(self, command: Any, *, actor: str, request_id: str, issued_at_ms: int) -> bytes:
+    def entry(self, command: Any, *, state: State, actor: str, request_id: str, issued_at_ms: int) -> bytes:
+        """Raises FailedPrecondition (UpgradeNotFinished) for a command that a member does not understand yet."""
+        if (refusal := versions.refusal(command, state, known=self.schema)) is not None:
+            raise refusal
         return commands.encode(commands.Entry(commands.SCHEMA, request_id, issued_at_ms, actor, command))
 
     def apply(self, state: State, data: bytes, *, index: int, term: int) -> machine.Applied:
-        return machine.apply(state, data, index=index, term=term)
+        return machine.apply(state, data, index=index, term=term, known=self.schema)
 
     def encode(self, state: State, *, index: int, term: int) -> bytes:
         return snapshot.encode(state, index=index, term=term)

@@ -31,6 +31,7 @@ NAMES = st.sampled_from(["web", "db"])
 NAMESPACES = st.sampled_from(["default", "other"])
 REPLICAS = st.sampled_from([f"r{i}" for i in range(6)])
 PHASES = st.sampled_from(list(ReplicaPhase))
+COORDINATORS = st.sampled_from(["c1", "c2", "c3"])
 CPU = st.sampled_from([100, 400, 900])
 EXPIRY = 1_000_000
 
@@ -55,6 +56,9 @@ def commands():
     token = st.builds(
         JoinToken, id=st.sampled_from(["t", "u"]), node_pattern=st.just("*"), max_uses=st.integers(0, 4),
         expires_at_ms=st.sampled_from([50, EXPIRY]),
+    ) | st.builds(
+        JoinToken, id=st.sampled_from(["j", "k"]), coordinator_id=COORDINATORS, max_uses=st.just(1),
+        expires_at_ms=st.just(EXPIRY),
     )  # fmt: skip
     taint = st.builds(Taint, st.just("k"), st.just("v"), st.sampled_from(list(TaintEffect)))
     return st.one_of(
@@ -93,6 +97,22 @@ def commands():
         ),
         st.builds(c.RevokeUser, NAMES),
         st.builds(c.NoOp),
+        st.builds(
+            c.EnrollCoordinator,
+            st.sampled_from(["t", "j", "k"]),
+            COORDINATORS,
+            st.sampled_from(["k1", "k2"]),
+            log_schema=st.integers(1, 3),
+        ),
+        st.builds(
+            c.AnnounceCoordinator,
+            COORDINATORS,
+            st.sampled_from(["1.0", "1.1"]),
+            st.integers(1, 3),
+            st.sampled_from([(), ("h:1",)]),
+        ),
+        st.builds(c.RemoveCoordinator, COORDINATORS),
+        st.builds(c.RecordEvent, st.sampled_from(["security.x", "cluster.y", "node.lost"])),
     )
 
 
@@ -142,7 +162,8 @@ def check_step(before, applied, index):
         assert dataclasses.replace(after, results=before.results, request_ids=before.request_ids) == before
     for position, event in enumerate(applied.events):
         assert (event.index, event.sequence) == (index, position)
-    maps = {"node": "nodes", "replica": "replicas", "token": "tokens", "user": "users", "workload": "workloads"}
+    maps = {"node": "nodes", "replica": "replicas", "token": "tokens", "user": "users", "workload": "workloads",
+            "coordinator": "coordinators"}  # fmt: skip
     told = {(ch.kind, (ch.namespace, ch.key) if ch.kind == "workload" else ch.key): ch for ch in applied.changes}
     assert len(told) == len(applied.changes)
     for kind, field in maps.items():

@@ -11,14 +11,14 @@ from grpc._cython import cygrpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from cloudless.api.v1 import control_pb2, session_pb2
+from cloudless.api.v1 import control_pb2, member_pb2, session_pb2
 from cloudless.coordinator.core.state import State
 from cloudless.coordinator.rpc import server
 from cloudless.coordinator.rpc.access import OPEN, TABLE, Scope
 from cloudless.coordinator.rpc.authentication import Authentication, issued_at_ms
 from cloudless.coordinator.rpc.authorization import Authorization
 from cloudless.coordinator.rpc.call import Call, Principal
-from cloudless.core.model import Node, Role, RoleBinding, User
+from cloudless.core.model import Coordinator, Node, Role, RoleBinding, User
 from cloudless.errors import CloudlessError, InvalidArgument, PermissionDenied, Unauthenticated
 from cloudless.identity.channel import SERVER_OPTIONS
 from cloudless.identity.csr import CertificateInfo, read_certificate
@@ -29,7 +29,7 @@ DAY_MS = 24 * 3_600_000
 
 
 def every_rpc() -> list[Any]:
-    files = (control_pb2, session_pb2, health_pb2, reflection_pb2)
+    files = (control_pb2, member_pb2, session_pb2, health_pb2, reflection_pb2)
     return [
         method for file in files for service in file.DESCRIPTOR.services_by_name.values() for method in service.methods
     ]
@@ -158,22 +158,28 @@ async def test_a_list_of_all_namespaces_needs_a_role_in_some() -> None:
     await world.refusal(world.user(name="bob"), API + "WorkloadService/ListWorkloads", request)
 
 
-async def test_nodes_speak_on_their_session_and_nowhere_else() -> None:
+async def test_each_kind_of_caller_has_its_services_and_no_others() -> None:
     world = World()
     world.state = world.state.with_node(Node(id="n1", public_key_sha256="k1"))
-    node = world.authentication.principal(world.certificate("node", "n1"))
-    coordinator = world.authentication.principal(world.certificate("coordinator", "c2"))
-    admin = world.user(RoleBinding(ADMIN, "*"))
+    world.state = world.state.with_coordinator(Coordinator(id="c2"))
+    callers = {
+        "node": world.authentication.principal(world.certificate("node", "n1")),
+        "coordinator": world.authentication.principal(world.certificate("coordinator", "c2")),
+        "user": world.user(RoleBinding(ADMIN, "*")),
+    }
     for method in TABLE:
         if "/cloudless." not in method:
             continue
-        if "SessionService" in method:
-            assert await world.call(node, method) == "done"
-            refused = [coordinator, admin]
-        else:
-            refused = [coordinator, node]
-        for caller in refused:
-            assert (await world.refusal(caller, method)).reason == "NotForThisCaller"
+        allowed = {"SessionService": {"node"}, "MemberService": {"coordinator"}}.get(
+            method.split("/")[1].rpartition(".")[2], {"user"}
+        )
+        if method.endswith("/ListCoordinators"):
+            allowed = {"node", "user"}
+        for kind, caller in callers.items():
+            if kind not in allowed:
+                assert (await world.refusal(caller, method)).reason == "NotForThisCaller"
+            elif kind != "user":
+                assert await world.call(caller, method) == "done"
 
 
 async def test_a_method_without_a_row_is_refused_to_everyone() -> None:
