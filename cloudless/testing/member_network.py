@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from cloudless.coordinator.raft.core.messages import AppendEntries, SnapshotChunk
 from cloudless.coordinator.raft.link import AnyMessage, Forward, Transport
+from cloudless.coordinator.raft.wire import decode, encode
 
 BACKLOG_BYTES_MAX = 64 * 2**20  # as the real transport: what more would wait is dropped
 
@@ -55,9 +56,7 @@ class MemberNetwork:
         self._loop = loop
         self._wire: tuple[Callable[[AnyMessage], bytes], Callable[[bytes], AnyMessage]] | None = None
         if through_wire:
-            from cloudless.coordinator.raft import wire
-
-            self._wire = wire.encode, wire.decode
+            self._wire = encode, decode
         self._live: dict[str, MemberTransport] = {}
         self._cut: dict[tuple[str, str], int] = {}  # directed; the number tells one cut from the next
         self._cuts = 0

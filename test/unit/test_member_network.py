@@ -160,6 +160,17 @@ def test_bandwidth_makes_a_backlog_that_drains():
     run(body, quality=MemberLinkQuality(bytes_per_s=1000.0))
 
 
+def test_messages_can_go_through_the_codec():
+    async def body(world):
+        world.send("a", "b", 7)
+        await asyncio.sleep(1)
+        assert world.got == [("a", "b", 7)]
+        with pytest.raises(ValueError, match="range"):
+            world.send("a", "b", -1)
+
+    run(body, through_wire=True)
+
+
 def test_closed_is_silent():
     async def body(world):
         await world.transports["a"].close()
