@@ -2,6 +2,9 @@
 
 Raft's own messages are in `core.messages`. Those here belong to the shell: proposals and changes of members that a
 follower passes on to the leader.
+
+Ids of questions (Forward, ChangeRequest, ReadRequest) must not repeat over the sender's restarts, so begin at random:
+the answer to a question of its last life can still reach this one, and would pass for the answer to another question.
 """
 
 from __future__ import annotations
