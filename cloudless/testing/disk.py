@@ -70,7 +70,8 @@ class SimDisk:
     """See the module.
 
     `capacity_bytes`: a full disk, may be changed at any time. `sync_delay_s`: how long each sync takes.
-    `operations` counts the operations that change something; `cut_power_at` is the one that PowerCut comes in.
+    `operations` counts the operations that change something; `cut_power_at` is the one that PowerCut comes in, right
+    after `on_cut` was called.
     `seconds` is a timer that sees those delays, on top of the `base` one; `run_blocking` waits for them.
     """
 
@@ -87,6 +88,7 @@ class SimDisk:
         self.sync_delay_s = sync_delay_s
         self.operations = 0
         self.cut_power_at: int | None = None
+        self.on_cut: Callable[[], None] = lambda: None
         self._base = base
         self._delayed_s = 0.0
         self._failing_syncs = 0
@@ -243,6 +245,7 @@ class SimDisk:
         self.operations += 1
         if self.cut_power_at is not None and self.operations >= self.cut_power_at:
             self._off = True
+            self.on_cut()
             raise PowerCut
 
     def _append(self, inode: _Inode, data: bytes) -> None:
