@@ -30,6 +30,7 @@ from cloudless.config import CoordinatorConfig, load
 from cloudless.coordinator import bootstrap
 from cloudless.coordinator.bootstrap import Identity
 from cloudless.coordinator.core.state import State
+from cloudless.coordinator.directory import Directory
 from cloudless.coordinator.reconciling import workload_loop
 from cloudless.coordinator.rpc.server import RpcServer
 from cloudless.coordinator.rpc.services.backend import Backend
@@ -110,6 +111,7 @@ class Coordinator:
         self.identity: Identity
         self.store: Store[State]
         self.hub: SessionHub
+        self.directory: Directory
         self.rpc: RpcServer
         self._grace_s = STOP_GRACE_S
         self._stack = AsyncExitStack()
@@ -154,9 +156,9 @@ class Coordinator:
         if served is not None:
             stack.push_async_callback(served.close)
             self.metrics_address = served.address
-        addresses: list[str] = []
-        self.hub = SessionHub(store, clock, config.session, addresses, coordinator_id=config.id)
-        backend = Backend(config, store, self.hub, identity.authority, identity.signer, clock, addresses, [])
+        self.directory = directory = Directory(config.id, lambda: store.snapshot.state)
+        self.hub = SessionHub(store, clock, config.session, _Live(directory), coordinator_id=config.id)
+        backend = Backend(config, store, self.hub, identity.authority, identity.signer, clock, directory)
         self.rpc = RpcServer(backend, identity.certificate)
         stack.push_async_callback(self._stop_rpc)
         await self.rpc.start()
@@ -225,6 +227,19 @@ class Coordinator:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class _Live(Sequence[str]):
+    """The addresses of all coordinators, as of each look."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._directory.api_addresses()[index]
+
+    def __len__(self) -> int:
+        return len(self._directory.api_addresses())
 
 
 async def _serve(config: CoordinatorConfig, clock: Clock) -> None:

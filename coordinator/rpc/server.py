@@ -15,7 +15,15 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
-from cloudless.api.v1 import control_pb2, control_pb2_grpc, session_pb2, session_pb2_grpc
+from cloudless.api.v1 import (
+    control_pb2,
+    control_pb2_grpc,
+    member_pb2,
+    member_pb2_grpc,
+    session_pb2,
+    session_pb2_grpc,
+)
+from cloudless.coordinator.directory import Directory
 from cloudless.coordinator.rpc import access, addresses
 from cloudless.coordinator.rpc.authentication import Authentication
 from cloudless.coordinator.rpc.authorization import Authorization
@@ -28,6 +36,7 @@ from cloudless.coordinator.rpc.services.cluster import Cluster
 from cloudless.coordinator.rpc.services.enrollment import Enrollment
 from cloudless.coordinator.rpc.services.events import Events
 from cloudless.coordinator.rpc.services.images import Images
+from cloudless.coordinator.rpc.services.members import Members
 from cloudless.coordinator.rpc.services.nodes import Nodes
 from cloudless.coordinator.rpc.services.sessions import Sessions
 from cloudless.coordinator.rpc.services.tokens import Tokens
@@ -70,7 +79,7 @@ _ENROLL_OPTIONS: Final[Sequence[Option]] = (
 
 API_SERVICES: Final = tuple(
     service.full_name
-    for file in (control_pb2, session_pb2)
+    for file in (control_pb2, session_pb2, member_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     if service.name != "EnrollmentService"
 )
@@ -106,8 +115,10 @@ class RpcServer:
         listen = self._backend.config.listen
         self.api_address = self._bind(self._api, listen.api, "listen.api", require_client=True)
         self.enroll_address = self._bind(self._enroll, listen.enroll, "listen.enroll", require_client=False)
-        self._backend.api_addresses[:] = addresses.advertised(listen.advertise, self.api_address)
-        self._backend.enroll_addresses[:] = addresses.advertised(listen.advertise_enroll, self.enroll_address)
+        self._backend.directory.listening(
+            api=tuple(addresses.advertised(listen.advertise, self.api_address)),
+            enroll=tuple(addresses.advertised(listen.advertise_enroll, self.enroll_address)),
+        )
         self._serve_api()
         self._serve_enrollment()
         await self._api.start()
@@ -150,6 +161,7 @@ class RpcServer:
         backend, server = self._backend, self._api
         control, session = _registrations(control_pb2_grpc), _registrations(session_pb2_grpc)
         session.add_SessionServiceServicer_to_server(Sessions(backend), server)
+        _registrations(member_pb2_grpc).add_MemberServiceServicer_to_server(Members(backend), server)
         control.add_TokenServiceServicer_to_server(Tokens(backend), server)
         control.add_NodeServiceServicer_to_server(Nodes(backend), server)
         control.add_WorkloadServiceServicer_to_server(WorkloadService(backend), server)
@@ -164,7 +176,7 @@ class RpcServer:
         control = _registrations(control_pb2_grpc)
         control.add_EnrollmentServiceServicer_to_server(Enrollment(self._backend), self._enroll)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._enroll)
-        self._enroll.add_generic_rpc_handlers((_NeedsCertificate(self._backend.api_addresses),))
+        self._enroll.add_generic_rpc_handlers((_NeedsCertificate(self._backend.directory),))
 
 
 def _registrations(module: Any) -> Any:
@@ -175,8 +187,8 @@ def _registrations(module: Any) -> Any:
 class _NeedsCertificate(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Answers every other call on the enrolment listener, whatever its name and kind."""
 
-    def __init__(self, api_addresses: Sequence[str]) -> None:
-        self._api_addresses = api_addresses
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
         self._handler = grpc.stream_stream_rpc_method_handler(self._refuse)
 
     def service(self, handler_call_details: Any) -> Any:
@@ -187,7 +199,7 @@ class _NeedsCertificate(grpc.GenericRpcHandler):  # type: ignore[misc]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_MESSAGE_S):
                 await stream.receive()
-        where = ", ".join(self._api_addresses)
+        where = ", ".join(self._directory.api_addresses())
         raise Unauthenticated(
             f"this call needs a client certificate; use the mTLS listener at {where}",
             reason="CertificateMissing",

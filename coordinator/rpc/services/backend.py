@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cloudless.clock import Clock
 from cloudless.config import CoordinatorConfig
 from cloudless.coordinator.core.state import State
+from cloudless.coordinator.directory import Directory
 from cloudless.coordinator.rpc.call import current
 from cloudless.coordinator.sessions import SessionHub
 from cloudless.coordinator.store import Store
@@ -21,8 +22,8 @@ from cloudless.identity.tokens import TokenSigner
 
 @dataclass(frozen=True)
 class Backend:
-    """`api_addresses` and `enroll_addresses` are what agents, people and tokens are given (host:port); filled in
-    once the listeners have their ports."""
+    """`directory` knows the addresses that agents, people and tokens are given. `cluster_id`: of the cluster of
+    coordinators; "" where the engine knows no such thing."""
 
     config: CoordinatorConfig
     store: Store[State]
@@ -30,8 +31,18 @@ class Backend:
     authority: CertificateAuthority
     signer: TokenSigner
     clock: Clock
-    api_addresses: list[str]
-    enroll_addresses: list[str]
+    directory: Directory
+    cluster_id: Callable[[], str] = lambda: ""
+
+    @property
+    def api_addresses(self) -> tuple[str, ...]:
+        """host:port of the mTLS listeners of all coordinators, as of now, this one's first."""
+        return self.directory.api_addresses()
+
+    @property
+    def enroll_addresses(self) -> tuple[str, ...]:
+        """host:port of the enrolment listeners of all coordinators, as of now, this one's first."""
+        return self.directory.enroll_addresses()
 
     @property
     def trust_domain(self) -> str:
