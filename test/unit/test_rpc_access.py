@@ -218,6 +218,20 @@ def test_the_certificate_of_an_earlier_device_of_that_name_is_refused() -> None:
     assert world.authentication.principal(rotated).name == "n1"
 
 
+async def test_a_removed_coordinator_is_refused_and_its_streams_end() -> None:
+    world = World()
+    assert world.authentication.principal(world.certificate("coordinator", "c2")).name == "c2", "the log may be behind"
+    world.state = world.state.with_coordinator(Coordinator(id="c2"))
+    member = world.authentication.principal(world.certificate("coordinator", "c2"))
+    stream = Stream(world, member, API + "MemberService/Observe", None)
+    await stream.began.wait()
+    watcher = asyncio.create_task(world.authorization.watch_streams(interval_s=0.01))
+    world.state = world.state.with_coordinator(Coordinator(id="c2", removed=True))
+    assert (await stream.refusal()).reason == "CoordinatorRemoved"
+    watcher.cancel()
+    assert _unauthenticated(world, world.certificate("coordinator", "c2")) == "CoordinatorRemoved"
+
+
 @pytest.mark.parametrize("ttl_ms", [3_000, 60_000, 3_600_000, DAY_MS])
 def test_when_a_certificate_was_issued_can_be_told(tmp_path: Any, ttl_ms: int) -> None:
     fabric = Fabric(tmp_path / "ca")
