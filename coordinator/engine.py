@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from cloudless.clock import Clock
 from cloudless.config import StoreConfig
@@ -159,6 +159,7 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
 class Membership(Protocol):
     """Changes of who is a member. Any member takes them and forwards them to the leader. An engine without members of
     its own (single, etcd) raises FailedPrecondition (NotReplicated). Each may be repeated: what is already so is fine.

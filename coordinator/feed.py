@@ -42,7 +42,21 @@ class Feed(Generic[S]):
         self._known_from = index  # every batch with a greater index is in the ring
         self._newest_index = index
         self._waiting: dict[asyncio.Future[None], None] = {}  # woken in the order in which they came
+        self._replaced_at = 0  # positions before this number are of a state that an installed snapshot replaced
         self._closed = False
+
+    def advance(self, index: int) -> None:
+        """An entry that changes nothing: no batch, but positions up to it are known."""
+        self._newest_index = index
+
+    def replace(self, index: int) -> None:
+        """The state became another one, of this index, and nobody knows what changed in between: who watched has to
+        list again (Compacted)."""
+        self._batches.clear()
+        self._next += 1  # even a watch that had read everything is behind now
+        self._oldest = self._replaced_at = self._next
+        self._known_from = self._newest_index = index
+        self.wake()
 
     def add(self, index: int, applied: Applied[S]) -> None:
         self._newest_index = index
@@ -76,7 +90,12 @@ class Feed(Generic[S]):
         return Watch(self, low)
 
     def take(self, number: int) -> Batch[S] | None:
-        """The batch of this number, or None when it is yet to come. Raises WatchLagged, Unavailable."""
+        """The batch of this number, or None when it is yet to come. Raises WatchLagged, Compacted, Unavailable."""
+        if number < self._replaced_at:
+            raise Compacted(
+                f"this coordinator got a snapshot of index {self._known_from} in place of the changes before it",
+                remedy="list again and watch from the index of that list",
+            )
         if number < self._oldest:
             raise WatchLagged(
                 f"the watcher is {self._next - number} changes behind, {WATCH_BATCHES} are kept",

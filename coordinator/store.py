@@ -4,9 +4,10 @@
     state = store.snapshot.state                       # immutable; costs nothing
     async for batch in store.watch(from_index): ...    # ordered; WatchLagged or Compacted: list again, go on from there
 
-The store owns what is on disk, feeds committed entries to the pure state machine in order, keeps the last
-batches of changes for watchers, and writes snapshots from the immutable state in a thread. How an entry becomes
-committed is the `Proposer`'s business (`wal.engine`). All methods belong to the event loop.
+The store owns the directory and the state: it feeds committed entries to the pure state machine in order, keeps the
+last batches of changes for watchers, and has snapshots of the immutable state written when they are due. How an entry
+becomes committed, and what is on disk, is the business of its `engine.Engine`, whose `StateHost` it is. All methods
+belong to the event loop.
 """
 
 from __future__ import annotations
@@ -27,16 +28,31 @@ from prometheus_client import Counter, Gauge, Histogram
 from cloudless.clock import Clock
 from cloudless.config import StoreConfig
 from cloudless.coordinator.core.outcome import ApplyResult
+from cloudless.coordinator.engine import (
+    Committed,
+    Engine,
+    EngineParts,
+    EngineStatus,
+    Membership,
+    OpenEngine,
+    RunBlocking,
+    is_internal,
+)
 from cloudless.coordinator.feed import Batch, Feed, Watch
 from cloudless.coordinator.wal import collector
-from cloudless.coordinator.wal.engine import Proposer, RunBlocking, SingleEngine
 from cloudless.coordinator.wal.files import DirectoryLock, Filesystem, OsFilesystem
-from cloudless.coordinator.wal.log import Log
 from cloudless.coordinator.wal.machine import Machine, S
 from cloudless.coordinator.wal.record import LogEntry
-from cloudless.coordinator.wal.recovery import Recovered, check_continuity, load_snapshot, replay
-from cloudless.coordinator.wal.snapshots import Snapshots, StoredSnapshot
-from cloudless.errors import CloudlessError, DiskFull, InvalidArgument, from_code
+from cloudless.coordinator.wal.single import open_single
+from cloudless.coordinator.wal.snapshots import StoredSnapshot
+from cloudless.errors import (
+    CloudlessError,
+    DiskFull,
+    FailedPrecondition,
+    InvalidArgument,
+    Unavailable,
+    from_code,
+)
 
 __all__ = ["Batch", "Snapshot", "Store", "Watch"]
 
@@ -52,6 +68,12 @@ APPLY_SECONDS = Histogram(
 SNAPSHOTS = Counter("cloudless_raft_snapshot_total", "Snapshots written.", ["result"])
 SNAPSHOT_SECONDS = Histogram("cloudless_raft_snapshot_duration_seconds", "Time to encode and write a snapshot.")
 SNAPSHOT_BYTES = Gauge("cloudless_raft_snapshot_size_bytes", "Size of the newest snapshot.")
+PROPOSALS_REPEATED = Counter("cloudless_store_proposals_repeated_total", "Proposals repeated by the store itself.")
+
+PROPOSE_TIMEOUT_S = 10.0
+# Pauses before a proposal of unknown outcome is repeated: the first, and the longest. An election takes longer.
+_BACKOFF_S, _BACKOFF_S_MAX = 0.01, 0.2
+_THREADS = 4  # the log; a snapshot written beside it; one that is received; one that is sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +86,7 @@ class Snapshot(Generic[S]):
 
 
 class Store(Generic[S]):
-    """See the module. Made by `Store.open`."""
+    """See the module. Made by `Store.open`. Implements `engine.StateHost` for its engine."""
 
     def __init__(
         self,
@@ -75,10 +97,7 @@ class Store(Generic[S]):
         run_blocking: RunBlocking,
         seconds: Callable[[], float],
         new_request_id: Callable[[], str],
-        wal: Log,
-        snapshots: Snapshots,
-        lock: DirectoryLock,
-        recovered: Recovered[S],
+        propose_timeout_s: float,
     ) -> None:
         self._machine = machine
         self._config = config
@@ -86,16 +105,20 @@ class Store(Generic[S]):
         self._run_blocking = run_blocking
         self._seconds = seconds
         self._new_request_id = new_request_id
-        self._wal = wal
-        self._snapshots = snapshots
-        self._lock = lock
-        self._snapshot = Snapshot(recovered.state, recovered.index, recovered.term)
-        self._snapshot_due = recovered.snapshot_index + config.snapshot_entries
+        self._propose_timeout_s = propose_timeout_s
+        self._snapshot = Snapshot(machine.empty(), 0, 0)
+        self._snapshot_index = 0  # of the newest snapshot that is stored
+        self._snapshot_due = config.snapshot_entries
         self._snapshot_task: asyncio.Task[None] | None = None
-        self._feed: Feed[S] = Feed(recovered.index)
+        self._installing = 0
+        self._feed: Feed[S] = Feed(0)
+        self._failure: CloudlessError | None = None
         self._failed: asyncio.Event = asyncio.Event()
-        self._on_close: Callable[[], None] = lambda: None
-        self._engine: Proposer
+        self._closing = False
+        self._closed: asyncio.Event | None = None
+        self._lock: DirectoryLock | None = None
+        self._stop_threads: Callable[[], None] = lambda: None
+        self._engine: Engine | None = None  # None: opening
 
     @classmethod
     async def open(
@@ -110,15 +133,18 @@ class Store(Generic[S]):
         run_blocking: RunBlocking | None = None,
         seconds: Callable[[], float] = time.perf_counter,
         random_bits: Callable[[int], int] = secrets.randbits,
+        engine: OpenEngine | None = None,
+        propose_timeout_s: float = PROPOSE_TIMEOUT_S,
     ) -> Store[S]:
         """Takes the directory for this process, recovers the state, and is ready for proposals.
 
-        `filesystem`, `run_blocking`, `seconds` (a monotonic timer) and `random_bits` are the real ones unless a
-        simulation gives its own. Raises FailedPrecondition (DataDirectoryInUse), Corrupt (damage that needs the
-        operator; nothing was changed), DiskFull (not even an empty log fits), InvalidArgument (unknown engine).
+        `engine` replicates: that of a single member unless given. `filesystem`, `run_blocking`, `seconds` (a monotonic
+        timer) and `random_bits` are the real ones unless a simulation gives its own. `propose_timeout_s`: see
+        `propose`. Raises FailedPrecondition (DataDirectoryInUse), Corrupt (damage that needs the operator; nothing was
+        changed), DiskFull (not even an empty log fits), InvalidArgument (unknown engine), and what the engine raises.
         """
         config = config or StoreConfig()
-        if config.engine != "single":
+        if engine is None and config.engine != "single":
             raise InvalidArgument(
                 f"store.engine {config.engine!r} is not an engine", reason="BadSetting", remedy="use single"
             )
@@ -128,23 +154,7 @@ class Store(Generic[S]):
         stop_threads: Callable[[], None] = lambda: None  # noqa: E731
         if run_blocking is None:
             run_blocking, stop_threads = _threads()
-        wal: Log | None = None
         try:
-            began = seconds()
-            wal = Log.open(
-                filesystem,
-                directory / "wal",
-                segment_bytes=config.segment_bytes,
-                salt=lambda: random_bits(32),
-                seconds=seconds,
-            )
-            snapshots = Snapshots(filesystem, directory / "snapshots")
-            with collector.paused():
-                start = load_snapshot(snapshots, machine)
-            check_continuity(start, wal, snapshots)
-            if start is not None and start.index > wal.last_index:
-                log.warning("store.log_behind_snapshot", last_index=wal.last_index, snapshot_index=start.index)
-                wal.reset(start.index, start.term)
             self = cls(
                 machine=machine,
                 config=config,
@@ -152,74 +162,90 @@ class Store(Generic[S]):
                 run_blocking=run_blocking,
                 seconds=seconds,
                 new_request_id=lambda: f"{random_bits(128):032x}",
-                wal=wal,
-                snapshots=snapshots,
-                lock=lock,
-                recovered=start or Recovered(machine.empty(), 0, 0, 0),
+                propose_timeout_s=propose_timeout_s,
             )
-            self._on_close = stop_threads
-            self._recover(start, began)
-            self._engine = SingleEngine(
-                wal,
-                apply=self._apply,
-                run_blocking=run_blocking,
-                seconds=seconds,
+            parts = EngineParts(
+                directory=directory,
                 member=member,
+                config=config,
+                filesystem=filesystem,
+                run_blocking=run_blocking,
+                clock=clock,
+                seconds=seconds,
+                random_bits=random_bits,
                 on_failure=self._on_failure,
             )
+            began = seconds()
+            with collector.paused():
+                self._engine = await (engine or open_single)(parts, self)
         except BaseException:
-            if wal is not None:
-                wal.close()
             lock.release()
             stop_threads()
             raise
-        self._snapshot_when_due()
+        self._lock, self._stop_threads = lock, stop_threads
+        self._recovered(seconds() - began)
         return self
 
-    def _recover(self, start: Recovered[S] | None, began: float) -> None:
-        base = start or Recovered(self._snapshot.state, 0, 0, 0)
-        with collector.paused():
-            done = replay(base, self._wal, self._machine, to_index=self._wal.last_index, on_applied=self._feed.add)
-        self._snapshot = Snapshot(done.state, done.index, done.term)
-        APPLIED_INDEX.set(done.index)
+    def _recovered(self, took_s: float) -> None:
+        APPLIED_INDEX.set(self._snapshot.index)
         log.info(
             "store.recovered",
-            index=done.index,
-            term=done.term,
-            snapshot_index=done.snapshot_index,
-            entries=done.index - done.snapshot_index,
-            seconds=round(self._seconds() - began, 3),
+            index=self._snapshot.index,
+            term=self._snapshot.term,
+            snapshot_index=self._snapshot_index,
+            entries=self._snapshot.index - self._snapshot_index,
+            seconds=round(took_s, 3),
         )
+        self._snapshot_when_due()
 
     # Reading
 
     @property
     def snapshot(self) -> Snapshot[S]:
-        """The newest applied state. With one member, every read of it is linearizable."""
+        """The newest state that is applied here. A read of it is linearizable after `read_barrier`."""
         return self._snapshot
+
+    async def read_barrier(self) -> int:
+        """Returns once the state here is at least as new as every write that was acknowledged before the call, by any
+        member; returns an index that it has then. Raises Unavailable (NoLeader): try again."""
+        return await self._running.read_index()
+
+    read_index = read_barrier  # the engine's word for it
 
     def watch(self, from_index: int | None = None) -> Watch[S]:
         """Every batch behind `from_index` (None: from now on), in order, then those to come.
 
         Raises Compacted when batches behind `from_index` are no longer kept, or when it lies ahead of this store;
-        the iterator raises WatchLagged when its reader was too slow. Both mean: take `snapshot`, go on from its
-        index. Raises Unavailable when the store closes or fails. Close the watch when done.
+        the iterator raises WatchLagged when its reader was too slow, and Compacted when a snapshot of another member
+        took the place of changes that it had not read. All mean: take `snapshot`, go on from its index. Raises
+        Unavailable when the store closes or fails. Close the watch when done.
         """
         return self._feed.watch(self._snapshot.index if from_index is None else from_index)
 
     # Writing
 
     async def propose(
-        self, command: Any, *, actor: str, request_id: str | None = None, now_ms: int | None = None
+        self,
+        command: Any,
+        *,
+        actor: str,
+        request_id: str | None = None,
+        now_ms: int | None = None,
+        term: int | None = None,
     ) -> ApplyResult:
-        """Proposes a command; durable and applied when this returns.
+        """Proposes a command; durable and applied here when this returns.
 
         `actor` is who asked (`user/alice`, `node/n1`, `system/reconciler`); `request_id` makes a repeat harmless:
-        it gets the first answer; without one, a random one is made. `now_ms` is the wall clock unless given.
+        it gets the first answer; without one, a random one is made. `now_ms` is the wall clock unless given. `term`
+        is for the leader's own work, planned while it led in this term: see `Engine.propose`.
+
+        While there is no leader, or when the outcome is unknown, it is repeated with the same request id, for
+        `propose_timeout_s`; not so with a `term`. Cancelling it leaves the outcome unknown.
 
         Raises what the state machine refused it with (`errors.from_code`); InvalidArgument for a command that
-        cannot be written; ResourceExhausted, DiskFull: not accepted, try later; Unavailable: the outcome is
-        unknown, repeat with the same request id.
+        cannot be written; ResourceExhausted, DiskFull: not accepted, try later; FailedPrecondition (LeadershipLost,
+        with a `term`): it will never be committed; Unavailable: the outcome is unknown, repeat with the same request
+        id.
         """
         with tracer.start_as_current_span("store.propose") as span:
             try:
@@ -232,7 +258,7 @@ class Store(Generic[S]):
                 )
             except ValueError as error:
                 raise InvalidArgument(f"{type(command).__name__}: {error}", reason="BadCommand") from None
-            committed = await self._engine.propose(data)
+            committed = await self._commit(data, term)
             if span.is_recording():
                 span.set_attributes({"command": type(command).__name__, "index": committed.index})
             result: ApplyResult = committed.outcome
@@ -240,60 +266,162 @@ class Store(Generic[S]):
                 raise from_code(result.code, result.message, reason=result.reason, remedy=result.remedy)
             return result
 
-    def _apply(self, entry: LogEntry) -> ApplyResult:
-        began = self._seconds()
-        applied = self._machine.apply(self._snapshot.state, entry.data, index=entry.index, term=entry.term)
-        self._snapshot = Snapshot(applied.state, entry.index, entry.term)
-        APPLY_SECONDS.observe(self._seconds() - began)
+    async def _commit(self, data: bytes, term: int | None) -> Committed:
+        loop = asyncio.get_running_loop()
+        give_up_at, pause_s = loop.time() + self._propose_timeout_s, _BACKOFF_S
+        while True:
+            if self._closing:
+                raise Unavailable("the store is closed", reason="StoreClosed")
+            try:
+                return await self._running.propose(data, term=term)
+            except Unavailable as error:
+                final = term is not None or error.reason == "StoreClosed" or self.failure is not None
+                if final or loop.time() + pause_s > give_up_at:
+                    raise
+            PROPOSALS_REPEATED.inc()
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _BACKOFF_S_MAX)
+
+    # Of the engine
+
+    @property
+    def _running(self) -> Engine:
+        assert self._engine is not None, "the store is not open yet"
+        return self._engine
+
+    @property
+    def term(self) -> int:
+        return self._running.term
+
+    @property
+    def leading(self) -> bool:
+        """Whether this coordinator may run the leader's loops."""
+        return self._running.leading
+
+    @property
+    def leader_id(self) -> str:
+        """Id of the coordinator that leads, as far as this one knows, or ""."""
+        return self._running.status().leader
+
+    def status(self) -> EngineStatus:
+        return self._running.status()
+
+    def on_leadership(self, listener: Callable[[bool], None]) -> None:
+        """Calls the listener at once and at every change, on the event loop; see `Engine.on_leadership`."""
+        self._running.on_leadership(listener)
+
+    @property
+    def membership(self) -> Membership:
+        """For changes of who is a member; refuses them where the engine has no members of its own."""
+        engine = self._running
+        return engine if isinstance(engine, Membership) else _NotReplicated(engine.status().engine)
+
+    # As the engine's StateHost
+
+    @property
+    def applied_index(self) -> int:
+        return self._snapshot.index
+
+    @property
+    def applied_term(self) -> int:
+        return self._snapshot.term
+
+    def apply(self, entry: LogEntry) -> ApplyResult | None:
+        assert entry.index == self._snapshot.index + 1, f"entry {entry.index} behind {self._snapshot.index}"
+        if is_internal(entry.data):
+            self._snapshot = Snapshot(self._snapshot.state, entry.index, entry.term)
+            self._feed.advance(entry.index)
+            result = None
+        else:
+            began = self._seconds()
+            applied = self._machine.apply(self._snapshot.state, entry.data, index=entry.index, term=entry.term)
+            self._snapshot = Snapshot(applied.state, entry.index, entry.term)
+            APPLY_SECONDS.observe(self._seconds() - began)
+            self._feed.add(entry.index, applied)
+            result = applied.result
         APPLIED_INDEX.set(entry.index)
-        self._feed.add(entry.index, applied)
         if entry.index >= self._snapshot_due:
             self._snapshot_when_due()
-        return applied.result
+        return result
+
+    def load(self, body: bytes) -> tuple[int, int]:
+        state, index, term = self._machine.decode(body)
+        self._replace(Snapshot(state, index, term))
+        return index, term
+
+    async def install(self, body: bytes) -> tuple[int, int]:
+        self._installing += 1
+        try:
+            state, index, term = await self._run_blocking(lambda: self._decode(body))
+        finally:
+            self._installing -= 1
+        if index > self._snapshot.index:
+            self._replace(Snapshot(state, index, term))
+            log.info("store.installed", index=index, term=term, bytes=len(body))
+        return index, term
+
+    def _decode(self, body: bytes) -> tuple[S, int, int]:
+        with collector.paused():
+            return self._machine.decode(body)
+
+    def _replace(self, snapshot: Snapshot[S]) -> None:
+        self._snapshot = snapshot
+        self._snapshot_index = snapshot.index
+        self._snapshot_due = snapshot.index + self._config.snapshot_entries
+        APPLIED_INDEX.set(snapshot.index)
+        self._feed.replace(snapshot.index)
 
     # Life
 
     @property
-    def leading(self) -> bool:
-        """Whether this coordinator may write and run the leader's loops."""
-        return self._engine.leading
-
-    def on_leadership(self, listener: Callable[[bool], None]) -> None:
-        """Calls the listener at once and at every change, on the event loop."""
-        self._engine.on_leadership(listener)
-
-    @property
     def failure(self) -> CloudlessError | None:
-        """Why the store can never write again (a failed disk), or None."""
-        return self._engine.failure
+        """Why the store can never write again (a failed disk, removed from the cluster), or None."""
+        return self._failure
 
     async def wait_failed(self) -> CloudlessError:
         """Returns the failure once there is one; the process should log it and end."""
         await self._failed.wait()
-        assert self._engine.failure is not None
-        return self._engine.failure
+        assert self._failure is not None
+        return self._failure
 
     def _on_failure(self, error: CloudlessError) -> None:
+        self._failure = error
         self._failed.set()
         self._feed.close()
 
     async def close(self) -> None:
         """Finishes the proposals under way, ends the watches, closes the files and frees the directory. May be
         repeated."""
-        await self._engine.close()
-        if self._snapshot_task is not None:
-            await asyncio.wait([self._snapshot_task])
-        self._feed.close()
+        if self._closed is not None:
+            await self._closed.wait()
+            return
+        self._closing, self._closed = True, asyncio.Event()
         try:
-            self._wal.close()
+            if self._snapshot_task is not None:
+                await self._hand_over()
+                await asyncio.wait([self._snapshot_task])
+            await self._running.close()
         finally:
-            self._lock.release()
-            self._on_close()
+            self._feed.close()
+            if self._lock is not None:
+                self._lock.release()
+            self._stop_threads()
+            self._closed.set()
+
+    async def _hand_over(self) -> None:
+        """A snapshot may take seconds; nobody has to wait for it to get another leader."""
+        engine = self._running
+        if engine.leading and isinstance(engine, Membership):
+            try:
+                await engine.transfer()
+            except CloudlessError as error:
+                log.info("store.kept_leadership", cause=error.message)
 
     # Snapshots
 
     def _snapshot_when_due(self) -> None:
-        if self._snapshot.index < self._snapshot_due or self._snapshot_task is not None:
+        busy = self._snapshot_task is not None or self._installing or self._closing or self._engine is None
+        if busy or self._snapshot.index < self._snapshot_due:
             return
         task = asyncio.get_running_loop().create_task(self._write_snapshot(self._snapshot))
         task.add_done_callback(self._snapshot_written)
@@ -302,8 +430,10 @@ class Store(Generic[S]):
     async def _write_snapshot(self, snapshot: Snapshot[S]) -> None:
         began = self._seconds()
         try:
-            size, removed = await self._run_blocking(lambda: self._save(snapshot))
-        except (DiskFull, OSError) as error:
+            body = await self._run_blocking(lambda: self._encode(snapshot))
+            stored = StoredSnapshot(snapshot.index, snapshot.term, body)
+            size, removed = await self._running.save_snapshot(stored)
+        except (DiskFull, OSError, Unavailable) as error:
             SNAPSHOTS.labels("failed").inc()
             log.warning("snapshot.failed", index=snapshot.index, cause=str(error))
             self._snapshot_due = self._snapshot.index + max(1, self._config.snapshot_entries // 4)
@@ -312,7 +442,9 @@ class Store(Generic[S]):
         SNAPSHOTS.labels("written").inc()
         SNAPSHOT_SECONDS.observe(seconds)
         SNAPSHOT_BYTES.set(size)
-        self._snapshot_due = snapshot.index + self._config.snapshot_entries
+        if snapshot.index > self._snapshot_index:  # else one that was installed meanwhile is newer
+            self._snapshot_index = snapshot.index
+            self._snapshot_due = snapshot.index + self._config.snapshot_entries
         log.info(
             "snapshot.written",
             index=snapshot.index,
@@ -322,12 +454,10 @@ class Store(Generic[S]):
             seconds=round(seconds, 3),
         )
 
-    def _save(self, snapshot: Snapshot[S]) -> tuple[int, int]:
-        """In a thread: the state is immutable, the log allows compaction beside its writer."""
+    def _encode(self, snapshot: Snapshot[S]) -> bytes:
+        """In a thread: the state is immutable."""
         with collector.paused():
-            body = self._machine.encode(snapshot.state, index=snapshot.index, term=snapshot.term)
-        size = self._snapshots.save(StoredSnapshot(snapshot.index, snapshot.term, body))
-        return size, self._wal.compact(self._snapshots.compactable_index())
+            return self._machine.encode(snapshot.state, index=snapshot.index, term=snapshot.term)
 
     def _snapshot_written(self, task: asyncio.Task[None]) -> None:
         self._snapshot_task = None
@@ -337,9 +467,34 @@ class Store(Generic[S]):
             self._snapshot_due = self._snapshot.index + self._config.snapshot_entries
 
 
+class _NotReplicated:
+    """The `Membership` of an engine that has no members of its own."""
+
+    def __init__(self, engine: str) -> None:
+        self._engine = engine
+
+    async def add_learner(self, member: str, address: str) -> None:
+        raise self._refusal()
+
+    async def promote(self, member: str) -> None:
+        raise self._refusal()
+
+    async def remove(self, member: str) -> None:
+        raise self._refusal()
+
+    async def transfer(self, member: str = "") -> str:
+        raise self._refusal()
+
+    def _refusal(self) -> FailedPrecondition:
+        return FailedPrecondition(
+            f"the store's engine is {self._engine}, which has no members to change",
+            reason="NotReplicated",
+            remedy="only a fabric whose coordinators have store.engine raft can have several",
+        )
+
+
 def _threads() -> tuple[RunBlocking, Callable[[], None]]:
-    """Two threads of the store's own: one for the log, one for a snapshot that is written beside it."""
-    executor = ThreadPoolExecutor(2, thread_name_prefix="cloudless-store")
+    executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="cloudless-store")
 
     def run(work: Callable[[], Any]) -> Any:
         return asyncio.get_running_loop().run_in_executor(executor, work)

@@ -2,7 +2,8 @@
 
 It recovers exactly as a starting coordinator would, over a file system that refuses to change anything, and
 compares the state that snapshot and log give with a replay of the whole log where that is still there. Run it on
-the directory of a stopped coordinator; beside a running one, the last write may look torn.
+the directory of a stopped coordinator; beside a running one, the last write may look torn. Of a member of several, the
+end of the log may not be committed: then its state is what it would be if it were.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from typing import Any, Generic
 
 from cloudless.coordinator.core import commands
 from cloudless.coordinator.core.state import State
+from cloudless.coordinator.engine import is_internal
 from cloudless.coordinator.wal.files import AppendFile, DirectoryLock, Filesystem, OsFilesystem
 from cloudless.coordinator.wal.log import Log
 from cloudless.coordinator.wal.machine import FabricMachine, Machine, S
-from cloudless.coordinator.wal.record import Kind, LogEntry
-from cloudless.coordinator.wal.recovery import Recovered, check_continuity, load_snapshot, replay
-from cloudless.coordinator.wal.segment import file_name, read_segment, sequences
+from cloudless.coordinator.wal.record import LogEntry
+from cloudless.coordinator.wal.recovery import check_continuity, load_newest, replay
+from cloudless.coordinator.wal.segment import Entries, file_name, read_segment, sequences
 from cloudless.coordinator.wal.snapshots import Snapshots
 from cloudless.errors import CloudlessError, Corrupt
 
@@ -130,6 +132,25 @@ class ReadOnlyFilesystem:
         return _Unchanged(0)
 
 
+class _Reached(Generic[S]):
+    """The state that a snapshot and the entries behind it lead to."""
+
+    def __init__(self, machine: Machine[S]) -> None:
+        self._machine = machine
+        self.state = machine.empty()
+        self.index = 0
+
+    def load(self, body: bytes) -> tuple[int, int]:
+        self.state, self.index, term = self._machine.decode(body)
+        return self.index, term
+
+    def apply(self, entry: LogEntry) -> None:
+        if not is_internal(entry.data):
+            applied = self._machine.apply(self.state, entry.data, index=entry.index, term=entry.term)
+            self.state = applied.state
+        self.index = entry.index
+
+
 class Inspector(Generic[S]):
     """Reads one data directory as recovery would."""
 
@@ -154,15 +175,17 @@ class Inspector(Generic[S]):
         try:
             segments = self._segment_reports()
             wal = self.open_log()
-            start = load_snapshot(self._snapshots, self._machine)
+            reached = _Reached(self._machine)
+            start = load_newest(self._snapshots, reached.load)
             check_continuity(start, wal, self._snapshots)
+            replay(wal, reached.apply, after=reached.index, to_index=wal.last_index)
         except Corrupt as error:
             return Report(self._readable_segments(), snapshots, damage=error.message)
-        empty = Recovered(self._machine.empty(), 0, 0, 0)
-        state = replay(start or empty, wal, self._machine, to_index=wal.last_index).state
         full = ""
         if wal.first_index == 1 and (start is None or wal.last_index >= start.index):
-            full = self._machine.state_hash(replay(empty, wal, self._machine, to_index=wal.last_index).state)
+            whole = _Reached(self._machine)
+            replay(wal, whole.apply, after=0, to_index=wal.last_index)
+            full = self._machine.state_hash(whole.state)
         return Report(
             segments,
             snapshots,
@@ -170,7 +193,7 @@ class Inspector(Generic[S]):
             last_index=wal.last_index,
             term=max(wal.hard_state.term, wal.last_term),
             vote=wal.hard_state.vote,
-            state_hash=self._machine.state_hash(state),
+            state_hash=self._machine.state_hash(reached.state),
             replay_hash=full,
         )
 
@@ -202,9 +225,10 @@ class Inspector(Generic[S]):
             segment = read_segment(self._filesystem, path, newest=newest)
         except Corrupt as error:
             return SegmentReport(path.name, size, 0, 0, 0, 0, error.message)
-        indexes = [r.index for r in segment.records if r.kind is Kind.ENTRY]
-        first, last = (indexes[0], indexes[-1]) if indexes else (0, 0)
-        return SegmentReport(path.name, size, len(indexes), first, last, segment.torn.length if segment.torn else 0, "")
+        runs = [part for part in segment.parts if isinstance(part, Entries)]
+        first, last = (runs[0].first_index, runs[-1].first_index + len(runs[-1].starts) - 1) if runs else (0, 0)
+        count = sum(len(run.starts) for run in runs)
+        return SegmentReport(path.name, size, count, first, last, segment.torn.length if segment.torn else 0, "")
 
 
 def inspect(directory: Path, machine: Machine[S], *, filesystem: Filesystem | None = None) -> Report:
@@ -216,14 +240,16 @@ def fabric_inspector(directory: Path, *, trust_domain: str) -> Inspector[State]:
     """For a coordinator's directory. The trust domain is that of a snapshot where there is one."""
     machine = FabricMachine(trust_domain)
     snapshots = Snapshots(ReadOnlyFilesystem(OsFilesystem()), directory / "snapshots")
-    start = load_snapshot(snapshots, machine)
-    if start is not None:
-        machine = FabricMachine(start.state.trust_domain)
+    reached = _Reached(machine)
+    if load_newest(snapshots, reached.load) is not None:
+        machine = FabricMachine(reached.state.trust_domain)
     return Inspector(directory, machine)
 
 
 def _describe(entry: LogEntry) -> dict[str, Any]:
     line: dict[str, Any] = {"index": entry.index, "term": entry.term, "bytes": len(entry.data)}
+    if is_internal(entry.data):
+        return line | {"internal": entry.data[1:].decode("utf-8", "replace")}
     try:
         content = commands.decode(entry.data)
     except ValueError as error:

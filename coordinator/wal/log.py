@@ -28,7 +28,7 @@ from cloudless.coordinator.wal import record
 from cloudless.coordinator.wal.files import NO_SPACE, AppendFile, Filesystem
 from cloudless.coordinator.wal.index import Index
 from cloudless.coordinator.wal.record import BadRecord, HardState, Kind, LogEntry, Record, SegmentHead
-from cloudless.coordinator.wal.segment import TEMPORARY, Segment, corrupt, file_name, read_segment, sequences
+from cloudless.coordinator.wal.segment import TEMPORARY, Entries, Segment, corrupt, file_name, read_segment, sequences
 from cloudless.errors import DiskFull, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -66,6 +66,8 @@ class Log:
         # Guarded.
         self._index = Index()
         self._salts: dict[int, int] = {}  # per live segment, ascending
+        # While opening: the engine's own entries.
+        self._internal: list[LogEntry] = []
         # Of the writer.
         self._hard_state = HardState()
         self._file: AppendFile | None = None
@@ -86,11 +88,13 @@ class Log:
         segment_bytes: int,
         salt: Callable[[], int],
         seconds: Callable[[], float] = time.perf_counter,
+        notice: Callable[[LogEntry], None] | None = None,
     ) -> Log:
         """Reads the log and makes it ready for writing; creates an empty one where there is none.
 
-        `salt` gives a random 32-bit number per segment, `seconds` the time for the fsync metric. A torn tail is
-        cut, with a warning. Raises Corrupt for damage that a crash cannot explain (see `segment`), DiskFull.
+        `salt` gives a random 32-bit number per segment, `seconds` the time for the fsync metric. `notice` is called,
+        in order, for each entry of the log that is an engine's own (`engine.INTERNAL`). A torn tail is cut, with a
+        warning. Raises Corrupt for damage that a crash cannot explain (see `segment`), DiskFull.
         """
         self = cls(filesystem, directory, segment_bytes=segment_bytes, salt=salt, seconds=seconds)
         filesystem.make_dir(directory)
@@ -110,32 +114,43 @@ class Log:
         if not found:
             self._start_segment(SegmentHead(1, 0, 0, salt()))
         LAST_LOG_INDEX.set(self.last_index)
+        internal, self._internal = self._internal, []
+        if notice is not None:
+            for entry in internal:
+                notice(entry)
         return self
 
     def _replay(self, segment: Segment) -> None:
         head = segment.head
         if not self._salts:
             self._index.begin(head.previous_index, head.previous_term)
+            self._internal.clear()
         elif (head.previous_index, head.previous_term) != (self.last_index, self.last_term):
             why = f"it continues entry {head.previous_index}, the log ends at {self.last_index}"
             raise corrupt(segment.path, BadRecord(0, why))
         self._salts[head.sequence] = head.salt
-        for found in segment.records:
-            self._replay_record(segment, found)
+        for part in segment.parts:
+            if isinstance(part, Entries):
+                self._replay_entries(segment, part)
+            else:
+                self._replay_record(segment, part)
+
+    def _replay_entries(self, segment: Segment, found: Entries) -> None:
+        if found.first_index != self.last_index + 1 or found.term < self.last_term:
+            why = f"entry {found.first_index} of term {found.term} follows entry {self.last_index} of {self.last_term}"
+            raise corrupt(segment.path, BadRecord(found.starts[0], why))
+        self._index.extend(segment.head.sequence, found.term, starts=found.starts, ends=found.ends)
+        self._internal += found.internal
 
     def _replay_record(self, segment: Segment, found: Record) -> None:
-        if found.kind is Kind.ENTRY:
-            if found.index != self.last_index + 1 or found.term < self.last_term:
-                why = f"entry {found.index} of term {found.term} follows entry {self.last_index} of {self.last_term}"
-                raise corrupt(segment.path, BadRecord(found.offset, why))
-            self._index.add((segment.head.sequence, found.offset, found.end), term=found.term)
-        elif found.kind is Kind.STATE:
+        if found.kind is Kind.STATE:
             self._hard_state = HardState(found.term, found.payload.decode("utf-8", "replace"))
         elif found.kind is Kind.TRUNCATE:
             if not 1 <= found.index <= self.last_index + 1:
                 why = f"it drops entry {found.index}, which is not there"
                 raise corrupt(segment.path, BadRecord(found.offset, why))
             self._index.drop_from(found.index, term_before=found.term)
+            self._internal = [entry for entry in self._internal if entry.index < found.index]
         else:
             raise corrupt(segment.path, BadRecord(found.offset, "a segment's marker inside it"))
 
@@ -163,6 +178,21 @@ class Log:
     def first_index(self) -> int:
         """Index of the oldest entry that can be read; `last_index + 1` when there is none."""
         return self._index.base_index + 1
+
+    @property
+    def base_index(self) -> int:
+        """The entry before the first: what a snapshot has to cover. 0: the log is whole."""
+        return self._index.base_index
+
+    @property
+    def base_term(self) -> int:
+        return self._index.base_term
+
+    def term_runs(self) -> tuple[tuple[int, int], ...]:
+        """(first index, term) of each run of entries of one term behind `base_index`: as many as there were elections
+        since."""
+        with self._guard:
+            return self._index.term_runs
 
     @property
     def last_index(self) -> int:
@@ -237,18 +267,20 @@ class Log:
         if hard_state is not None:
             parts.append(self._state_record(hard_state, salt))
             at += len(parts[0])
-        places: list[tuple[int, int, int]] = []
+        places: dict[int, tuple[list[int], list[int]]] = {}  # by term, ascending
         for entry in entries:
             frame = record.encode(
                 Kind.ENTRY, term=entry.term, index=entry.index, payload=entry.data, synced=synced, salt=salt
             )
             parts.append(frame)
-            places.append((entry.term, at, at + len(frame)))
+            starts, ends = places.setdefault(entry.term, ([], []))
+            starts.append(at)
             at += len(frame)
+            ends.append(at)
         self._write(b"".join(parts))
         with self._guard:
-            for term, start, end in places:
-                self._index.add((self._sequence, start, end), term=term)
+            for term, (starts, ends) in places.items():
+                self._index.extend(self._sequence, term, starts=starts, ends=ends)
         if hard_state is not None:
             self._hard_state = hard_state
         if sync:
@@ -319,6 +351,15 @@ class Log:
             self._filesystem.unlink(self._directory / file_name(sequence))
         self._filesystem.fsync_dir(self._directory)
         LAST_LOG_INDEX.set(self.last_index)
+
+    def follow(self, index: int, term: int) -> bool:
+        """Makes the log one that goes on behind (`index`, `term`), which a durable snapshot covers: as it is where it
+        contains that entry (§5.1 of the dissertation: what follows it stays), else emptied with `reset`. Returns
+        whether it was kept. Raises as `append`."""
+        if self.base_index <= index <= self.last_index and self.term_at(index) == term:
+            return True
+        self.reset(index, term)
+        return False
 
     def close(self) -> None:
         """Syncs what is not yet durable and closes the file; safe to call twice."""

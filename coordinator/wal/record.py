@@ -41,7 +41,9 @@ FLAG_RESET = 1  # the log before this segment is void: a snapshot took its place
 _HEADER = struct.Struct("<4sB3xIIIQQ")
 _CRC = struct.Struct("<I")
 _SEGMENT = struct.Struct("<QIII")
-HEADER_BYTES = _HEADER.size + _CRC.size
+FRAME = struct.Struct("<4sB3xIIIQQI")  # both at once: what precedes a payload
+HEADER_BYTES = FRAME.size
+assert _HEADER.size + _CRC.size == HEADER_BYTES
 
 
 class Kind(IntEnum):

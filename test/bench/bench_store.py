@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -24,12 +25,13 @@ import uvloop
 from cloudless.clock import SystemClock
 from cloudless.config import StoreConfig
 from cloudless.coordinator.core.commands import PutUser
+from cloudless.coordinator.engine import EngineParts
 from cloudless.coordinator.store import Store
 from cloudless.coordinator.wal import collector, record
-from cloudless.coordinator.wal.engine import SingleEngine
 from cloudless.coordinator.wal.files import OsFilesystem
-from cloudless.coordinator.wal.log import Log
 from cloudless.coordinator.wal.machine import FabricMachine
+from cloudless.coordinator.wal.record import LogEntry
+from cloudless.coordinator.wal.single import open_single
 from cloudless.core.model import Role, RoleBinding, User
 
 IN_FLIGHT = (1, 64, 512)
@@ -80,13 +82,38 @@ async def drive(write: Callable[[int], Awaitable[object]], in_flight: int, secon
     return figures(latencies, len(latencies), time.perf_counter() - began)
 
 
+class Nothing:
+    """A `StateHost` without a state: what is left is the engine alone."""
+
+    applied_index = 0
+    applied_term = 0
+
+    def apply(self, entry: LogEntry) -> None:
+        self.applied_index, self.applied_term = entry.index, entry.term
+
+    def load(self, body: bytes) -> tuple[int, int]:
+        return 0, 0
+
+    async def install(self, body: bytes) -> tuple[int, int]:
+        return 0, 0
+
+
 async def engine(directory: Path, in_flight: int, seconds: float) -> dict[str, float]:
-    wal = Log.open(OsFilesystem(), directory / f"engine-{in_flight}", segment_bytes=16 * 2**20, salt=lambda: 1)
-    single = SingleEngine(wal, apply=lambda entry: None, run_blocking=asyncio.to_thread, seconds=time.perf_counter)
-    data = os.urandom(COMMAND_BYTES)
+    parts = EngineParts(
+        directory=directory / f"engine-{in_flight}",
+        member="bench",
+        config=StoreConfig(),
+        filesystem=OsFilesystem(),
+        run_blocking=asyncio.to_thread,
+        clock=SystemClock(),
+        seconds=time.perf_counter,
+        random_bits=secrets.randbits,
+        on_failure=lambda _: None,
+    )
+    single = await open_single(parts, Nothing())
+    data = b"x" + os.urandom(COMMAND_BYTES - 1)
     measured = await drive(lambda _: single.propose(data), in_flight, seconds)
     await single.close()
-    wal.close()
     return measured
 
 

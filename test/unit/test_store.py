@@ -11,7 +11,7 @@ from cloudless.clock import SystemClock
 from cloudless.config import StoreConfig
 from cloudless.coordinator import feed
 from cloudless.coordinator.store import Store
-from cloudless.coordinator.wal import engine
+from cloudless.coordinator.wal import single
 from cloudless.coordinator.wal.inspect import Inspector, inspect
 from cloudless.coordinator.wal.snapshots import file_name as snapshot_name
 from cloudless.errors import (
@@ -150,20 +150,20 @@ async def test_a_caller_that_gave_up_before_the_write_leaves_no_entry(disk):
 
 
 async def test_the_queue_is_bounded(disk, monkeypatch):
-    monkeypatch.setattr(engine, "QUEUE_ENTRIES_MAX", 10)
+    monkeypatch.setattr(single, "QUEUE_ENTRIES_MAX", 10)
     store = await open_store(disk)
     results = await asyncio.gather(*(put(store, "x", i) for i in range(15)), return_exceptions=True)
     refused = [r for r in results if isinstance(r, ResourceExhausted)]
     assert len(refused) == 5
     assert refused[0].reason == "ProposalQueueFull"
     await put(store, "x", 1)
-    monkeypatch.setattr(engine, "ENTRY_BYTES_MAX", 100)
+    monkeypatch.setattr(single, "ENTRY_BYTES_MAX", 100)
     with pytest.raises(InvalidArgument, match="100 are allowed"):
         await put(store, "x" * 200)
 
 
 async def test_large_groups_are_split(disk, monkeypatch):
-    monkeypatch.setattr(engine, "GROUP_ENTRIES_MAX", 7)
+    monkeypatch.setattr(single, "GROUP_ENTRIES_MAX", 7)
     store = await open_store(disk)
     results = await asyncio.gather(*(put(store, f"n{i}", i) for i in range(50)))
     assert [r.revision for r in results] == list(range(1, 51))
@@ -171,7 +171,7 @@ async def test_large_groups_are_split(disk, monkeypatch):
 
 
 async def test_applying_yields_to_the_event_loop(monkeypatch, tmp_path):
-    monkeypatch.setattr(engine, "APPLY_SLICE_S", 0.0)
+    monkeypatch.setattr(single, "APPLY_SLICE_S", 0.0)
     store = await open_store(directory=tmp_path / "data")
     turns = 0
 

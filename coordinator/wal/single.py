@@ -1,23 +1,29 @@
-"""Proposers: how an entry becomes committed. Here: the engine of a single member.
-
-Raft and etcd engines implement the same `Proposer`, over the same log and the same entries.
-"""
+"""The engine of a single member: an entry is committed once it is on this disk."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import structlog
 from prometheus_client import Gauge, Histogram
 
+from cloudless.coordinator.engine import Committed, EngineParts, EngineStatus, MemberStatus, StateHost
 from cloudless.coordinator.wal import record
-from cloudless.coordinator.wal.log import Log
 from cloudless.coordinator.wal.record import HardState, LogEntry
-from cloudless.errors import CloudlessError, DiskFull, Internal, InvalidArgument, ResourceExhausted, Unavailable
+from cloudless.coordinator.wal.snapshots import StoredSnapshot
+from cloudless.coordinator.wal.storage import Storage
+from cloudless.errors import (
+    CloudlessError,
+    DiskFull,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    ResourceExhausted,
+    Unavailable,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -48,53 +54,6 @@ _FADE = 0.95
 
 APPLY_SLICE_S = 0.005  # then other tasks of the event loop get their turn
 
-RunBlocking = Callable[[Callable[[], Any]], Awaitable[Any]]
-"""Runs a function that may block, outside the event loop, and returns its result."""
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """Where an entry stands in the log, and what applying it returned."""
-
-    index: int
-    term: int
-    outcome: Any
-
-
-class Proposer(Protocol):
-    """Puts entries into the replicated log.
-
-    Entries are handed to `apply` (given to the engine) in the order of the log, each exactly once per process, on
-    the event loop.
-    """
-
-    async def propose(self, data: bytes) -> Committed:
-        """Returns when the entry is committed and applied. Proposals of one caller keep their order.
-
-        Raises ResourceExhausted and DiskFull (not accepted; a repeat may succeed), InvalidArgument (too large),
-        Unavailable (the outcome is unknown: repeat with the same request id). A cancelled call has an unknown
-        outcome, too.
-        """
-        ...
-
-    @property
-    def leading(self) -> bool:
-        """Whether this member may propose and run the leader's loops."""
-        ...
-
-    @property
-    def failure(self) -> CloudlessError | None:
-        """Why this engine can never commit again, or None; the process should end then."""
-        ...
-
-    def on_leadership(self, listener: Callable[[bool], None]) -> None:
-        """Calls the listener at once and at every change, on the event loop."""
-        ...
-
-    async def close(self) -> None:
-        """Takes no more proposals, finishes those it has. Does not close the log."""
-        ...
-
 
 @dataclass(slots=True)
 class _Pending:
@@ -104,33 +63,39 @@ class _Pending:
     entry: LogEntry | None = None
 
 
-class SingleEngine:
-    """The only member: an entry is committed once it is on this disk. Every start begins a new term.
+async def open_single(parts: EngineParts, host: StateHost) -> SingleEngine:
+    """An `OpenEngine`: recovers the host to the end of the log, all of which is committed."""
+    storage = Storage.open(parts, host)
+    try:
+        storage.replay(host, to_index=storage.wal.last_index)
+        return SingleEngine(parts, host, storage)
+    except BaseException:
+        storage.close()
+        raise
 
-    Whatever is proposed while one group is being synced makes up the next group.
+
+class SingleEngine:
+    """The only member: see `engine.Engine`. Every start begins a new term, and it leads from the start.
+
+    Whatever is proposed while one group is being synced makes up the next group. Proposals of one caller keep their
+    order.
     """
 
-    def __init__(
-        self,
-        wal: Log,
-        *,
-        apply: Callable[[LogEntry], Any],
-        run_blocking: RunBlocking,
-        seconds: Callable[[], float],
-        member: str = "",
-        on_failure: Callable[[CloudlessError], None] = lambda _: None,
-    ) -> None:
-        """`apply` must not raise. `seconds` is a monotonic timer."""
-        self._wal = wal
-        self._apply = apply
-        self._run_blocking = run_blocking
-        self._seconds = seconds
-        self._on_failure = on_failure
+    def __init__(self, parts: EngineParts, host: StateHost, storage: Storage) -> None:
+        self._host = host
+        self._apply = host.apply
+        self._storage = storage
+        self._wal = storage.wal
+        self._member = parts.member
+        self._run_blocking = parts.run_blocking
+        self._seconds = parts.seconds
+        self._on_failure = parts.on_failure
         self._loop = asyncio.get_running_loop()
-        self._term = max(wal.hard_state.term, wal.last_term) + 1
-        self._new_term: HardState | None = HardState(self._term, member)  # goes with the first group
+        self._term = max(self._wal.hard_state.term, self._wal.last_term) + 1
+        self._new_term: HardState | None = HardState(self._term, parts.member)  # goes with the first group
         self._queue: deque[_Pending] = deque()
         self._durable: deque[_Pending] = deque()
+        self._commit_index = self._wal.last_index
         self._held_entries = 0
         self._held_bytes = 0
         self._flushing = False  # a flush is scheduled or under way
@@ -138,7 +103,9 @@ class SingleEngine:
         self._slowest_s = INLINE_SYNC_S * 4
         self._idle: asyncio.Event = asyncio.Event()
         self._idle.set()
+        self._saving = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._listeners: list[Callable[[bool], None]] = []
         self._closed = False
         self._failure: CloudlessError | None = None
         TERM.set(self._term)
@@ -157,13 +124,29 @@ class SingleEngine:
         return self._failure
 
     def on_leadership(self, listener: Callable[[bool], None]) -> None:
-        listener(True)  # and nobody ever takes it over
+        self._listeners.append(listener)
+        listener(self.leading)
 
-    async def propose(self, data: bytes) -> Committed:
-        if self._failure is not None:
-            raise _copy(self._failure)
-        if self._closed:
-            raise Unavailable("the store is closed", reason="StoreClosed")
+    def status(self) -> EngineStatus:
+        leader = self._member if self.leading else ""
+        last_index = self._wal.last_index
+        return EngineStatus(
+            engine="single",
+            member=self._member,
+            role="leader" if self.leading else "follower",
+            leader=leader,
+            term=self._term,
+            commit_index=self._commit_index,
+            applied_index=self._host.applied_index,
+            first_index=self._wal.first_index,
+            last_index=last_index,
+            members=(MemberStatus(self._member, leader=self.leading, match_index=self._commit_index),),
+        )
+
+    async def propose(self, data: bytes, *, term: int | None = None) -> Committed:
+        self._check_usable()
+        if term is not None and term != self._term:
+            raise FailedPrecondition(f"term {term} is over, this is term {self._term}", reason="LeadershipLost")
         if len(data) > ENTRY_BYTES_MAX:
             raise InvalidArgument(f"an entry has {len(data)} bytes, {ENTRY_BYTES_MAX} are allowed", reason="TooLarge")
         if self._held_entries >= QUEUE_ENTRIES_MAX or self._held_bytes + len(data) > QUEUE_BYTES_MAX:
@@ -180,10 +163,37 @@ class SingleEngine:
         self._schedule()
         return await future
 
+    async def read_index(self) -> int:
+        """Nothing is acknowledged before it is applied here."""
+        self._check_usable()
+        return self._host.applied_index
+
+    async def save_snapshot(self, snapshot: StoredSnapshot) -> tuple[int, int]:
+        async with self._saving:
+            self._check_usable()
+            saved: tuple[int, int] = await self._run_blocking(lambda: self._storage.save_snapshot(snapshot))
+            return saved
+
     async def close(self) -> None:
-        self._closed = True
+        """Finishes the proposals and the snapshot under way, and closes the files; safe to repeat."""
+        if not self._closed:
+            led, self._closed = self.leading, True
+            if led:
+                self._lead_no_more()
         await self._idle.wait()
+        async with self._saving:
+            self._storage.close()
+
+    def _check_usable(self) -> None:
+        if self._failure is not None:
+            raise _copy(self._failure)
+        if self._closed:
+            raise Unavailable("the store is closed", reason="StoreClosed")
+
+    def _lead_no_more(self) -> None:
         STATE.labels("leader").set(0)
+        for listener in self._listeners:
+            listener(False)
 
     # Writing
 
@@ -255,7 +265,8 @@ class SingleEngine:
 
     def _committed(self, group: list[_Pending]) -> None:
         self._durable.extend(group)
-        COMMIT_INDEX.set(self._wal.last_index)
+        self._commit_index = self._wal.last_index
+        COMMIT_INDEX.set(self._commit_index)
         if not self._applying:
             self._apply_durable()
 
@@ -300,9 +311,10 @@ class SingleEngine:
     def _fail(self, group: list[_Pending], error: CloudlessError) -> None:
         """The log is dead: nothing that waits can be answered with certainty."""
         if self._failure is None:
-            self._failure = error
+            led, self._failure = self.leading, error
             log.critical("store.failed", cause=str(error))
-            STATE.labels("leader").set(0)
+            if led:
+                self._lead_no_more()
             self._on_failure(error)
         for pending in (*group, *self._durable, *self._queue):
             self._answer(pending, error)
