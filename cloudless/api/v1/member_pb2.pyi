@@ -43,28 +43,32 @@ class ObserveRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class NodeObservation(_message.Message):
-    __slots__ = ("node_id", "usage", "heartbeat_age_ms", "clock_skew_ms", "boot_id", "instance_id")
+    __slots__ = ("node_id", "usage", "heartbeat_age_ms", "clock_skew_ms", "boot_id", "instance_id", "session_age_ms")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_AGE_MS_FIELD_NUMBER: _ClassVar[int]
     CLOCK_SKEW_MS_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_AGE_MS_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     usage: _types_pb2.NodeUsage
     heartbeat_age_ms: int
     clock_skew_ms: int
     boot_id: str
     instance_id: str
-    def __init__(self, node_id: _Optional[str] = ..., usage: _Optional[_Union[_types_pb2.NodeUsage, _Mapping]] = ..., heartbeat_age_ms: _Optional[int] = ..., clock_skew_ms: _Optional[int] = ..., boot_id: _Optional[str] = ..., instance_id: _Optional[str] = ...) -> None: ...
+    session_age_ms: int
+    def __init__(self, node_id: _Optional[str] = ..., usage: _Optional[_Union[_types_pb2.NodeUsage, _Mapping]] = ..., heartbeat_age_ms: _Optional[int] = ..., clock_skew_ms: _Optional[int] = ..., boot_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., session_age_ms: _Optional[int] = ...) -> None: ...
 
 class ObserveResponse(_message.Message):
-    __slots__ = ("nodes", "departures")
+    __slots__ = ("nodes", "departures", "partial")
     NODES_FIELD_NUMBER: _ClassVar[int]
     DEPARTURES_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_FIELD_NUMBER: _ClassVar[int]
     nodes: _containers.RepeatedCompositeFieldContainer[NodeObservation]
     departures: _containers.RepeatedCompositeFieldContainer[NodeDeparture]
-    def __init__(self, nodes: _Optional[_Iterable[_Union[NodeObservation, _Mapping]]] = ..., departures: _Optional[_Iterable[_Union[NodeDeparture, _Mapping]]] = ...) -> None: ...
+    partial: bool
+    def __init__(self, nodes: _Optional[_Iterable[_Union[NodeObservation, _Mapping]]] = ..., departures: _Optional[_Iterable[_Union[NodeDeparture, _Mapping]]] = ..., partial: bool = ...) -> None: ...
 
 class NodeDeparture(_message.Message):
     __slots__ = ("node_id", "left")

@@ -76,7 +76,8 @@ class MemberServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Observe(self, request, context):
-        """What the agents connected to the answering coordinator say, once per heartbeat interval, for as long as asked.
+        """What the agents connected to the answering coordinator say, once per heartbeat interval, for as long as asked; who
+        connects or leaves in between is told at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

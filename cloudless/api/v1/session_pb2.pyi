@@ -59,16 +59,18 @@ class Hello(_message.Message):
     def __init__(self, boot_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., device: _Optional[_Union[_types_pb2.DeviceInfo, _Mapping]] = ..., wall_clock_ms: _Optional[int] = ..., assignments_revision: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("coordinator_id", "heartbeat_interval_ms", "wall_clock_ms", "coordinators")
+    __slots__ = ("coordinator_id", "heartbeat_interval_ms", "wall_clock_ms", "coordinators", "leaderless")
     COORDINATOR_ID_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
     WALL_CLOCK_MS_FIELD_NUMBER: _ClassVar[int]
     COORDINATORS_FIELD_NUMBER: _ClassVar[int]
+    LEADERLESS_FIELD_NUMBER: _ClassVar[int]
     coordinator_id: str
     heartbeat_interval_ms: int
     wall_clock_ms: int
     coordinators: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, coordinator_id: _Optional[str] = ..., heartbeat_interval_ms: _Optional[int] = ..., wall_clock_ms: _Optional[int] = ..., coordinators: _Optional[_Iterable[str]] = ...) -> None: ...
+    leaderless: bool
+    def __init__(self, coordinator_id: _Optional[str] = ..., heartbeat_interval_ms: _Optional[int] = ..., wall_clock_ms: _Optional[int] = ..., coordinators: _Optional[_Iterable[str]] = ..., leaderless: bool = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("sequence", "usage")
@@ -79,10 +81,12 @@ class Heartbeat(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., usage: _Optional[_Union[_types_pb2.NodeUsage, _Mapping]] = ...) -> None: ...
 
 class HeartbeatAck(_message.Message):
-    __slots__ = ("sequence",)
+    __slots__ = ("sequence", "leaderless")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    LEADERLESS_FIELD_NUMBER: _ClassVar[int]
     sequence: int
-    def __init__(self, sequence: _Optional[int] = ...) -> None: ...
+    leaderless: bool
+    def __init__(self, sequence: _Optional[int] = ..., leaderless: bool = ...) -> None: ...
 
 class ReplicaReport(_message.Message):
     __slots__ = ("sequence", "full", "replicas")
