@@ -13,6 +13,7 @@ from cloudless.coordinator import feed
 from cloudless.coordinator.store import Store
 from cloudless.coordinator.wal import single
 from cloudless.coordinator.wal.inspect import Inspector, inspect
+from cloudless.coordinator.wal.record import LogEntry
 from cloudless.coordinator.wal.snapshots import file_name as snapshot_name
 from cloudless.errors import (
     Compacted,
@@ -198,6 +199,177 @@ async def test_close_finishes_what_was_proposed(disk):
     with pytest.raises(Unavailable, match="closed"):
         await put(store, "late")
     assert len((await open_store(disk)).snapshot.state.values) == 20
+
+
+# What the store does for any engine
+
+
+class Unsure:
+    """The real engine of one member, with answers that get lost: `answers` says of each proposal what its caller hears
+    ("": the truth; "before" it is proposed or "after" it is applied: Unavailable, of this reason)."""
+
+    def __init__(self, engine, answers, reason="NoLeader") -> None:
+        self._engine = engine
+        self._answers = answers
+        self._reason = reason
+        self.proposed = []
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    async def propose(self, data, *, term=None):
+        self.proposed.append(data)
+        answer = self._answers.pop(0) if self._answers else ""
+        if answer == "before":
+            raise Unavailable("no", reason=self._reason)
+        committed = await self._engine.propose(data, term=term)
+        if answer == "after":
+            raise Unavailable("lost", reason=self._reason)
+        return committed
+
+
+async def open_unsure(disk, answers, *, reason="NoLeader", **kwargs):
+    engines = []
+
+    async def engine(parts, host):
+        engines.append(Unsure(await single.open_single(parts, host), answers, reason))
+        return engines[0]
+
+    store = await Store.open(
+        DIR,
+        machine=LedgerMachine(),
+        clock=SystemClock(),
+        filesystem=disk,
+        run_blocking=disk.run_blocking,
+        seconds=disk.seconds,
+        engine=engine,
+        **kwargs,
+    )
+    return store, engines[0]
+
+
+async def test_a_proposal_of_unknown_outcome_is_repeated_with_the_same_bytes(disk):
+    store, engine = await open_unsure(disk, ["before", "after", "after", ""])
+    result = await put(store, "a", 7)
+    assert (result.revision, result.changed) == (1, "created"), "the first answer"
+    assert len(engine.proposed) == 4
+    assert len(set(engine.proposed)) == 1
+    assert store.snapshot.index == 3
+    assert store.snapshot.state.applied == 1
+
+
+async def test_repeating_ends_with_time_with_the_caller_and_with_the_store(disk):
+    store, engine = await open_unsure(disk, ["before"] * 10**6, propose_timeout_s=0.1)
+    with pytest.raises(Unavailable) as caught:
+        await put(store, "a")
+    assert caught.value.reason == "NoLeader"
+    assert len(engine.proposed) > 2
+    store._propose_timeout_s = 1000
+    task = asyncio.ensure_future(put(store, "a"))
+    await asyncio.sleep(0.03)
+    task.cancel()
+    await asyncio.wait([task])
+    asked = len(engine.proposed)
+    task = asyncio.ensure_future(put(store, "a"))
+    await asyncio.sleep(0.03)
+    assert len(engine.proposed) > asked
+    await store.close()
+    with pytest.raises(Unavailable, match="closed"):
+        await task
+
+
+@pytest.mark.parametrize("reason", ["StoreClosed", "NoLeader"])
+async def test_what_is_not_repeated(disk, reason):
+    store, engine = await open_unsure(disk, ["before"], reason=reason)
+    with pytest.raises(Unavailable):
+        await put(store, "a", term=store.term if reason == "NoLeader" else None)
+    assert len(engine.proposed) == 1
+
+
+async def test_an_engines_own_entries_move_the_index_and_nothing_else(disk):
+    store = await open_store(disk)
+    watch = store.watch()
+    await put(store, "a")
+    state = store.snapshot.state
+    assert (await store._engine.propose(b"\x00mine")).outcome is None
+    assert store.snapshot.index == 2
+    assert store.snapshot.state is state
+    assert store.watch(2).ready() is None
+    await put(store, "b")
+    assert [(await anext(watch)).index for _ in range(2)] == [1, 3]
+    assert (await anext(store.watch(2))).index == 3
+    await store.close()
+    again = await open_store(disk)
+    assert (again.snapshot.index, dict(again.snapshot.state.values)) == (3, {"a": 1, "b": 1})
+    await again.close()
+    report = inspect(DIR, LedgerMachine(), filesystem=disk)
+    assert report.consistent
+    assert report.last_index == 3
+
+
+async def test_installing_a_snapshot_replaces_the_state_and_sends_watchers_to_list_again(disk):
+    machine = LedgerMachine()
+    store = await open_store(disk)
+    for i in range(3):
+        await put(store, f"n{i}", i)
+    behind, waiting = store.watch(1), store.watch()
+    task = asyncio.ensure_future(anext(waiting))
+    await asyncio.sleep(0)
+    state = dataclasses.replace(store.snapshot.state, values=store.snapshot.state.values.set("new", 9))
+    assert await store.install(machine.encode(state, index=50, term=8)) == (50, 8)
+    assert (store.snapshot.index, store.snapshot.term, store.snapshot.state.values["new"]) == (50, 8, 9)
+    assert (store.applied_index, store.applied_term) == (50, 8)
+    for watch in (task, anext(behind)):
+        with pytest.raises(Compacted, match="list again"):
+            await watch
+    with pytest.raises(Compacted):
+        store.watch(49)
+    fresh = store.watch(50)
+    assert fresh.ready() is None
+    assert await store.install(machine.encode(store.snapshot.state, index=40, term=7)) == (40, 7)
+    assert store.snapshot.index == 50, "an older one changes nothing"
+    store.apply(LogEntry(51, 8, machine.entry(Put("x", 1), state=state, actor="a", request_id="q", issued_at_ms=1)))
+    assert (await anext(fresh)).index == 51
+    with pytest.raises(ValueError, match="Expecting value"):
+        await store.install(b"nonsense")
+    assert store.snapshot.index == 51
+
+
+async def test_one_member_has_no_membership_and_leads_as_long_as_it_can_write(disk):
+    store = await Store.open(
+        DIR,
+        machine=LedgerMachine(),
+        clock=SystemClock(),
+        member="c1",
+        filesystem=disk,
+        run_blocking=disk.run_blocking,
+        seconds=disk.seconds,
+    )
+    led = []
+    store.on_leadership(led.append)
+    assert (store.leading, store.leader_id, led) == (True, "c1", [True])
+    for change in (
+        store.membership.add_learner("c2", "c2:1"),
+        store.membership.promote("c2"),
+        store.membership.remove("c2"),
+        store.membership.transfer(),
+    ):
+        with pytest.raises(FailedPrecondition, match="engine is single") as caught:
+            await change
+        assert caught.value.reason == "NotReplicated"
+        assert "raft" in caught.value.remedy
+    await put(store, "a", term=store.term)
+    with pytest.raises(FailedPrecondition) as caught:
+        await put(store, "a", term=store.term - 1)
+    assert caught.value.reason == "LeadershipLost"
+    disk.fail_syncs()
+    with pytest.raises(Unavailable):
+        await put(store, "b")
+    assert (store.leading, store.leader_id, led) == (False, "", [True, False])
+    with pytest.raises(Unavailable):
+        await store.read_barrier()
+    await store.close()
+    assert led == [True, False]
 
 
 # Full and failing disks
