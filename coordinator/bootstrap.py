@@ -6,6 +6,7 @@
       tokens.key         signs join tokens
       log/               write-ahead log and snapshots
       admin.yaml         the first admin's context (unless admin_context says where)
+      member/            whose folder it is, and how it joins (`joining`)
       bootstrap.done     written last
 
 Each step finds out whether it was done, so that a start that crashed at any point is completed by the next one.
@@ -28,9 +29,11 @@ from cloudless import contexts
 from cloudless.clock import Clock
 from cloudless.config import CoordinatorConfig
 from cloudless.contexts import Context
+from cloudless.coordinator import joining
 from cloudless.coordinator.core.commands import PutUser
 from cloudless.coordinator.core.roles import EVERYWHERE
 from cloudless.coordinator.core.state import State
+from cloudless.coordinator.rpc import addresses
 from cloudless.coordinator.store import Store
 from cloudless.coordinator.wal.files import DirectoryLock, OsFilesystem
 from cloudless.core.model import Role, RoleBinding, User
@@ -84,6 +87,35 @@ def take_directory(config: CoordinatorConfig) -> DirectoryLock:
         ) from None
 
 
+def check_addresses(config: CoordinatorConfig) -> None:
+    """Before anything is made at a first start: are the addresses to listen on free? Raises FailedPrecondition
+    (PortInUse), InvalidArgument (BadSetting)."""
+    if config.data_dir.exists():
+        return
+    listeners = {"listen.api": config.listen.api, "listen.enroll": config.listen.enroll}
+    if config.store.engine == "raft":
+        listeners["listen.member"] = config.listen.member
+    if config.metrics.listen:
+        listeners["metrics.listen"] = config.metrics.listen
+    for setting, address in listeners.items():
+        addresses.check_free(address, setting)
+
+
+def check_log(config: CoordinatorConfig) -> None:
+    """Raises Corrupt (LogMissing) where a coordinator that was a member finds no log: beginning with an empty one would
+    forget what it acknowledged."""
+    keeps_none = config.store.engine == "etcd"  # it is in etcd
+    if keeps_none or not _done(config).exists() or joining.under_way(config) is not None:
+        return
+    if not any(log_directory(config).glob("*/*")):
+        raise Corrupt(
+            f"{log_directory(config)} is gone, and with it what this coordinator has acknowledged",
+            reason="LogMissing",
+            remedy="where there are other coordinators: empty the data folder and add this one under a new id with "
+            "`cloudlessctl cluster add`; else restore a backup",
+        )
+
+
 def open_identity(config: CoordinatorConfig, clock: Clock) -> Identity:
     """Opens the authority and the token key; makes them at the first start. A certificate of the coordinator is signed
     at each start: its key is never stored.
@@ -103,6 +135,12 @@ def open_identity(config: CoordinatorConfig, clock: Clock) -> Identity:
     else:
         authority = CertificateAuthority.create(authority_directory, config.identity.trust_domain, clock)
         log.info("bootstrap.authority_created", trust_domain=authority.trust_domain, root_sha256=authority.root_sha256)
+        log.warning(
+            "bootstrap.new_fabric",
+            trust_domain=authority.trust_domain,
+            id=config.id,
+            detail="a NEW fabric was created, because the data folder was empty and no join token was given",
+        )
     if authority.trust_domain != config.identity.trust_domain:
         raise InvalidArgument(
             f"this data folder is of the trust domain {authority.trust_domain}, but identity.trust_domain is "
@@ -155,7 +193,7 @@ def _sign_own(config: CoordinatorConfig, authority: CertificateAuthority, csr_de
 
 
 async def first_admin(
-    config: CoordinatorConfig, identity: Identity, store: Store[State], *, addresses: Sequence[str], clock: Clock
+    config: CoordinatorConfig, identity: Identity, store: Store[State], *, coordinators: Sequence[str], clock: Clock
 ) -> Path | None:
     """Creates the first admin and writes its context, once in the life of a fabric. None when that was done before.
 
@@ -175,7 +213,7 @@ async def first_admin(
     issued = identity.authority.sign_csr(make_csr(key, who), who, config.identity.user_certificate_ttl_ms)
     context = Context(
         name=identity.authority.trust_domain,
-        coordinators=tuple(addresses),
+        coordinators=tuple(coordinators),
         trust_domain=identity.authority.trust_domain,
         user=ADMIN,
         certificate=issued.chain_pem.decode(),
@@ -198,4 +236,4 @@ async def first_admin(
 
 
 def _done(config: CoordinatorConfig) -> Path:
-    return config.data_dir / "bootstrap.done"
+    return config.data_dir / joining.DONE_FILE

@@ -1,7 +1,8 @@
 """`cloudless-coordinator`: reads the settings, puts the parts together, runs until it is told to stop.
 
 Exit codes: 0 stopped in good order; 1 failed; 2 bad settings; 3 an address is in use; 4 the data folder is in use;
-5 stored data is damaged. The log's last line says which, and what to do.
+5 stored data is damaged; 6 this coordinator was removed from the fabric. The log's last line says which, and what to
+do.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import json
 import random
 import signal
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -27,11 +28,14 @@ import structlog
 from cloudless import __version__
 from cloudless.clock import Clock, SystemClock
 from cloudless.config import CoordinatorConfig, load
-from cloudless.coordinator import bootstrap
+from cloudless.coordinator import bootstrap, engines, joining
 from cloudless.coordinator.bootstrap import Identity
 from cloudless.coordinator.core.state import State
 from cloudless.coordinator.directory import Directory
+from cloudless.coordinator.engines import Prepared, Wiring
+from cloudless.coordinator.presence import Presence
 from cloudless.coordinator.reconciling import workload_loop
+from cloudless.coordinator.refusals import MemberRefusals
 from cloudless.coordinator.rpc.server import RpcServer
 from cloudless.coordinator.rpc.services.backend import Backend
 from cloudless.coordinator.sessions import SessionHub
@@ -50,9 +54,13 @@ EXIT_SETTINGS = 2
 EXIT_ADDRESS_IN_USE = 3
 EXIT_DIRECTORY_IN_USE = 4
 EXIT_DAMAGED = 5
+EXIT_REMOVED = 6
 
 STOP_GRACE_S: Final = 5.0
+HAND_OVER_S: Final = 1.0
 LISTEN_FILE: Final = "listen.json"
+# Without a leader for this long, a coordinator asks the others whether it was removed.
+_ALONE_S: Final = 3.0
 
 log = structlog.get_logger(__name__)
 
@@ -94,33 +102,41 @@ def exit_code(error: CloudlessError) -> int:
         return EXIT_ADDRESS_IN_USE
     if error.reason == "DataDirectoryInUse":
         return EXIT_DIRECTORY_IN_USE
+    if error.reason in ("MemberRemoved", "CoordinatorRemoved"):
+        return EXIT_REMOVED
     if isinstance(error, Corrupt):
         return EXIT_DAMAGED
     return EXIT_SETTINGS if isinstance(error, InvalidArgument) else EXIT_FAILED
 
 
 class Coordinator:
-    """A coordinator that serves; `start` puts it together and `stop` takes it apart. Reads of its parts are for tests
+    """A coordinator that runs; `start` puts it together and `stop` takes it apart. Reads of its parts are for tests
     and for `main`."""
 
     def __init__(self, config: CoordinatorConfig, clock: Clock) -> None:
         self.config = config
         self.clock = clock
-        self.new_admin_context: Path | None = None  # set at the first start only
+        self.new_admin_context: Path | None = None  # set at the first start of a fabric only
         self.metrics_address = ""
         self.identity: Identity
+        self.engine: Prepared
         self.store: Store[State]
         self.hub: SessionHub
         self.directory: Directory
         self.rpc: RpcServer
+        self.presence: Presence
         self._grace_s = STOP_GRACE_S
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[Any]] = []
+        self._random = random.SystemRandom()
         self._serving = False
 
     @classmethod
     async def start(cls, config: CoordinatorConfig, *, clock: Clock) -> Coordinator:
-        """Serves when it returns. Raises what the parts raise (see `exit_code`), with everything undone."""
+        """Listens when it returns. The only voter of its cluster is ready by then; any other becomes ready once it has
+        heard of a leader and caught up (`wait_ready`). A coordinator that joins waits here until it is admitted.
+
+        Raises what the parts raise (see `exit_code`), with everything undone."""
         self = cls(config, clock)
         try:
             await self._start()
@@ -132,62 +148,162 @@ class Coordinator:
     async def _start(self) -> None:
         # What is set up last is taken down first.
         config, clock, stack = self.config, self.clock, self._stack
+        bootstrap.check_addresses(config)
         lock = bootstrap.take_directory(config)
         stack.callback(lock.release)
         listen_file = config.data_dir / LISTEN_FILE
         listen_file.unlink(missing_ok=True)
+        joining.check_id(config)
+        await joining.join_if_asked(config, clock, jitter=self._random.random)
         self.identity = identity = bootstrap.open_identity(config, clock)
-        trust_domain = identity.authority.trust_domain
-        self.store = store = await Store.open(
-            bootstrap.log_directory(config),
-            machine=FabricMachine(trust_domain),
-            clock=clock,
-            config=config.store,
-            member=config.id,
-        )
-        stack.push_async_callback(store.close)
-        if store.snapshot.state.trust_domain != trust_domain:
-            raise FailedPrecondition(
-                f"the log is of the trust domain {store.snapshot.state.trust_domain}, the authority of {trust_domain}",
-                reason="WrongTrustDomain",
-                remedy="the data folder was put together from two; restore it from one backup",
-            )
+        joining.claim_id(config)
+        bootstrap.check_log(config)
+        await self._open_store()
+        store = self.store
         served = await metrics.serve(config.metrics, health=self.healthy)
         if served is not None:
             stack.push_async_callback(served.close)
             self.metrics_address = served.address
         self.directory = directory = Directory(config.id, lambda: store.snapshot.state)
+        directory.own_member = self.engine.advertised
         self.hub = SessionHub(store, clock, config.session, _Live(directory), coordinator_id=config.id)
-        backend = Backend(config, store, self.hub, identity.authority, identity.signer, clock, directory)
+        backend = Backend(
+            config,
+            store,
+            self.hub,
+            identity.authority,
+            identity.signer,
+            clock,
+            directory,
+            cluster_id=self.engine.cluster_id,
+        )
         self.rpc = RpcServer(backend, identity.certificate)
         stack.push_async_callback(self._stop_rpc)
         await self.rpc.start()
         await self.hub.start()
         stack.push_async_callback(self.hub.close)
         reconciler = workload_loop(
-            store, usages=self.hub.usages, scheduler=config.scheduler, clock=clock, rng=random.SystemRandom()
+            store, usages=self.hub.usages, scheduler=config.scheduler, clock=clock, rng=self._random
         )
         stack.push_async_callback(reconciler.stop)
         reconciler.start()
+        self.presence = Presence(
+            store, directory, clock, trust_domain=identity.authority.trust_domain, on_ready=self._on_ready
+        )
         stack.push_async_callback(self._stop_tasks)
         self._run(bootstrap.certificate_renewer(config, identity, clock).run(), "certificate-renewal")
         self._run(self._fail_with_store(), "store-watchdog")
-        self.new_admin_context = await bootstrap.first_admin(
-            config, identity, store, addresses=backend.api_addresses, clock=clock
-        )
+        self._run(self._refusals.record(store), "member-refusals")
+        if self._alone():
+            # The rest of a first start, before anybody is told that it serves.
+            self.new_admin_context = await bootstrap.first_admin(
+                config, identity, store, coordinators=backend.api_addresses, clock=clock
+            )
         self._serving = True
-        await self.rpc.ready(True)
-        listening = {"api": self.rpc.api_address, "enroll": self.rpc.enroll_address, "metrics": self.metrics_address}
-        write_private(listen_file, json.dumps(listening).encode())
-        log.info(
-            "coordinator.ready",
-            id=config.id,
-            trust_domain=trust_domain,
-            index=store.snapshot.index,
-            term=store.snapshot.term,
-            advertised=backend.api_addresses,
-            **listening,
+        write_private(listen_file, json.dumps(self._listening()).encode())
+        log.info("coordinator.listening", id=config.id, **self._listening())
+        self._run(self.presence.run(), "presence")
+        if config.store.engine == "raft":
+            self._run(self._stay_a_member(), "membership")
+        if self._alone():
+            await self._until_ready()
+
+    async def _open_store(self) -> None:
+        config, trust_domain = self.config, self.identity.authority.trust_domain
+        self._refusals = MemberRefusals(config.id, self.clock)
+        begin = not joining.joined(config)
+        self.engine = await engines.prepare(Wiring(config, self.identity, self.clock, self._refusals, begin=begin))
+        try:
+            self.store = await Store.open(
+                bootstrap.log_directory(config),
+                machine=FabricMachine(trust_domain),
+                clock=self.clock,
+                config=config.store,
+                member=config.id,
+                engine=self.engine.open,
+            )
+        except BaseException:
+            await self.engine.close()
+            raise
+        self._stack.push_async_callback(self.store.close)
+        found = self.store.snapshot.state
+        if found.trust_domain != trust_domain:
+            raise FailedPrecondition(
+                f"the log is of the trust domain {found.trust_domain}, the authority of {trust_domain}",
+                reason="WrongTrustDomain",
+                remedy="the data folder was put together from two; restore it from one backup",
+            )
+        others = [c.id for c in found.coordinators.values() if c.id != config.id and not c.removed]
+        if config.store.engine == "single" and (others or not begin):
+            raise InvalidArgument(
+                f"store.engine is single, but this is one of several coordinators ({', '.join(sorted(others))})",
+                reason="WrongEngine",
+                remedy="set store.engine to raft, or remove the other coordinators first",
+            )
+
+    def _alone(self) -> bool:
+        """Whether no other coordinator has a say in what is committed."""
+        members = self.store.status().members
+        return joining.under_way(self.config) is None and all(
+            member.id == self.config.id for member in members if member.voter
         )
+
+    def _listening(self) -> dict[str, str]:
+        addresses = {
+            "api": self.rpc.api_address,
+            "enroll": self.rpc.enroll_address,
+            "metrics": self.metrics_address,
+            "member": self.engine.listening,
+        }
+        return {name: address for name, address in addresses.items() if address or name == "metrics"}
+
+    async def _on_ready(self, ready: bool) -> None:
+        await self.rpc.ready(ready and self._serving)
+        if ready:
+            snapshot = self.store.snapshot
+            log.info(
+                "coordinator.ready",
+                id=self.config.id,
+                trust_domain=self.identity.authority.trust_domain,
+                index=snapshot.index,
+                term=snapshot.term,
+                leader=self.store.leader_id,
+                advertised=list(self.directory.own_api),
+                **self._listening(),
+            )
+
+    async def wait_ready(self) -> None:
+        """Returns once it was ready for the first time. Raises as `wait` does."""
+        await self._until_ready()
+
+    async def _until_ready(self) -> None:
+        ready = asyncio.create_task(self.presence.wait_ready())
+        try:
+            done, _ = await asyncio.wait((ready, *self._tasks), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+        self._raise_ended(done - {ready})
+
+    async def _stay_a_member(self) -> None:
+        """Completes a join. Afterwards, when no leader is heard: asks the others whether this coordinator was removed,
+        for members do not talk to who was."""
+        certificate = self.identity.certificate
+        if (plan := joining.under_way(self.config)) is not None:
+            await joining.become_learner(
+                lambda: [*self._others(), *plan.coordinators],
+                lambda: certificate.current,
+                member_address=self.directory.own_member,
+                jitter=self._random.random,
+            )
+            await self.presence.wait_ready()  # this member's own log says by now that it is one
+            joining.completed(self.config)
+        while True:
+            await asyncio.sleep(_ALONE_S * (0.75 + 0.5 * self._random.random()))
+            if self.presence.leaderless_ms >= _ALONE_S * 1000:
+                await joining.check_not_removed(self._others(), certificate.current)
+
+    def _others(self) -> list[str]:
+        return [address for other in self.directory.others() for address in other.api_addresses]
 
     def healthy(self) -> bool:
         """Whether this process does what it is for."""
@@ -200,19 +316,37 @@ class Coordinator:
             done, _ = await asyncio.wait((stopping, *self._tasks), return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
-        for task in done - {stopping}:
+        self._raise_ended(done - {stopping})
+
+    @staticmethod
+    def _raise_ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
+        for task in tasks:
             error = task.exception()
             if isinstance(error, CloudlessError):
                 raise error
             raise Internal(f"{task.get_name()} ended: {error!r}") from error
 
     async def stop(self, *, grace_s: float = STOP_GRACE_S) -> None:
-        """Takes no more calls, gives those under way `grace_s`, then stops the loops and closes the log. May be
-        repeated."""
+        """Hands leadership over, takes no more calls, gives those under way `grace_s`, then stops the loops and closes
+        the log. May be repeated."""
         self._grace_s = grace_s
         self._serving = False
         await self.rpc.ready(False)
+        await self._hand_over()
         await self._stack.aclose()
+
+    async def _hand_over(self) -> None:
+        """First of all, so that the others take writes while this one finishes what it has."""
+        others = [m for m in self.store.status().members if m.voter and m.id != self.config.id]
+        if not self.store.leading or not others:
+            return
+        try:
+            async with asyncio.timeout(HAND_OVER_S):
+                leader = await self.store.membership.transfer()
+        except (CloudlessError, TimeoutError) as error:
+            log.warning("coordinator.leadership_not_handed_over", cause=str(error) or "it took too long")
+        else:
+            log.info("coordinator.leadership_handed_over", to=leader)
 
     def _run(self, work: Coroutine[Any, Any, Any], name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=name))

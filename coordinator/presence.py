@@ -66,6 +66,7 @@ class Presence:
         """Runs for ever. Raises FailedPrecondition: WrongTrustDomain (the log is of another fabric), CoordinatorTooOld
         (the log may hold what this version does not understand), CoordinatorRemoved."""
         await self._catch_up()
+        await self._announce()  # first, so that nothing is written behind the back of who waited for it to be ready
         await self._set(True)
         self._first.set()
         while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 
-from cloudless.errors import InvalidArgument
+from cloudless.errors import FailedPrecondition, InvalidArgument
 
 
 def split(address: str, setting: str) -> tuple[str, int]:
@@ -21,6 +21,28 @@ def split(address: str, setting: str) -> tuple[str, int]:
 def joined(host: str, port: int) -> str:
     bare = host.removeprefix("[").removesuffix("]")
     return f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
+
+
+def in_use(address: str, setting: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"cannot listen on {address} ({setting}): the port is in use, or the address is not this host's",
+        reason="PortInUse",
+        remedy=f"end what uses it, or set {setting} to another address",
+    )
+
+
+def check_free(address: str, setting: str) -> None:
+    """Raises FailedPrecondition (PortInUse) when nobody could listen there now, InvalidArgument (BadSetting)."""
+    host, port = split(address, setting)
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, target = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(target)
+            probe.listen(1)
+    except OSError as error:
+        raise in_use(address, setting) from error
 
 
 def advertised(configured: tuple[str, ...], listening: str) -> list[str]:

@@ -42,7 +42,7 @@ from cloudless.coordinator.rpc.services.sessions import Sessions
 from cloudless.coordinator.rpc.services.tokens import Tokens
 from cloudless.coordinator.rpc.services.users import Users
 from cloudless.coordinator.rpc.services.workload_service import WorkloadService
-from cloudless.errors import FailedPrecondition, Unauthenticated, Unavailable
+from cloudless.errors import Unauthenticated, Unavailable
 from cloudless.identity.channel import (
     KEEPALIVE_INTERVAL_MS,
     SERVER_OPTIONS,
@@ -118,6 +118,7 @@ class RpcServer:
         self._backend.directory.listening(
             api=tuple(addresses.advertised(listen.advertise, self.api_address)),
             enroll=tuple(addresses.advertised(listen.advertise_enroll, self.enroll_address)),
+            member=self._backend.directory.own_member,
         )
         self._serve_api()
         self._serve_enrollment()
@@ -150,11 +151,7 @@ class RpcServer:
         try:
             bound = server.add_secure_port(address, credentials)
         except RuntimeError as error:
-            raise FailedPrecondition(
-                f"cannot listen on {address} ({setting}): the port is in use, or the address is not this host's",
-                reason="PortInUse",
-                remedy=f"end what uses it, or set {setting} to another address",
-            ) from error
+            raise addresses.in_use(address, setting) from error
         return addresses.joined(host, bound if port == 0 else port)
 
     def _serve_api(self) -> None:

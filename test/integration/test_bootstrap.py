@@ -46,12 +46,20 @@ async def test_the_first_start_makes_a_private_folder_and_an_admin(tmp_path: Pat
 
 
 async def test_a_restart_changes_nothing(tmp_path: Path) -> None:
-    async with running_coordinator(tmp_path) as first:
+    with socket.socket() as api, socket.socket() as enrol:
+        # Other ports would be announced.
+        for probe in (api, enrol):
+            probe.bind(("127.0.0.1", 0))
+        ports = {
+            "listen__api": f"127.0.0.1:{api.getsockname()[1]}",
+            "listen__enroll": f"127.0.0.1:{enrol.getsockname()[1]}",
+        }
+    async with running_coordinator(tmp_path, **ports) as first:
         root = first.coordinator.identity.authority.root_sha256
         context = first.admin_context.read_bytes()
         token = await first.token()
         index = first.store.snapshot.index
-    async with running_coordinator(tmp_path) as second:
+    async with running_coordinator(tmp_path, **ports) as second:
         assert second.coordinator.new_admin_context is None
         assert second.coordinator.identity.authority.root_sha256 == root
         assert second.admin_context.read_bytes() == context
