@@ -369,6 +369,9 @@ class _Live(Sequence[str]):
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
 
+    def __call__(self) -> tuple[str, ...]:
+        return self._directory.api_addresses()
+
     def __getitem__(self, index: Any) -> Any:
         return self._directory.api_addresses()[index]
 
