@@ -108,8 +108,19 @@ class Leadership:
             await self._lead(lease, ttl_s)
         finally:
             self._stand_down()
-            with contextlib.suppress(CloudlessError, asyncio.CancelledError):
-                await asyncio.shield(asyncio.ensure_future(self._client.revoke(lease)))
+            await self._revoke(lease)
+
+    async def _revoke(self, lease: int) -> None:
+        """So that nobody has to wait for its end; also while being cancelled."""
+        task = asyncio.ensure_future(self._client.revoke(lease))
+        try:
+            await asyncio.shield(task)
+        except CloudlessError as error:
+            log.info("etcd.lease_left_to_expire", cause=error.message)
+        except asyncio.CancelledError:
+            with contextlib.suppress(CloudlessError):
+                await task
+            raise
 
     async def _lead(self, lease: int, ttl_s: int) -> None:
         caught_up = asyncio.ensure_future(self._catch_up())
