@@ -1,4 +1,4 @@
-"""A whole fabric on one machine: one coordinator and several agents as real processes under one folder.
+"""A whole fabric on one machine: coordinators and agents as real processes under one folder.
 
 `make demo`, the end-to-end tests, the chaos tests and the benchmarks all stand on it. Everything that the
 processes write is below `directory`; they listen on loopback, on ports that the system picks. What was started is
@@ -20,10 +20,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from cloudless import contexts
+from cloudless.api.v1 import control_pb2, control_pb2_grpc
 from cloudless.dev.processes import ProcessId, end
 from cloudless.errors import CloudlessError, DeadlineExceeded, FailedPrecondition
+from cloudless.identity.channel import error_from_rpc, open_sync_channel
+
+FIRST = "c1"
 
 _POLL_S = 0.02
+_CALL_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -139,31 +148,152 @@ class LocalFabric:
 
     # members
 
-    def start_coordinator(self, *, timeout_s: float = 30.0) -> None:
-        """Starts it, waits until it serves, and makes its admin context the current one of `config.yaml`. One that
-        runs is left alone."""
-        if self.alive("coordinator"):
+    @staticmethod
+    def coordinator_process(coordinator_id: str) -> str:
+        """The name of its process, and of its folder: `coordinator` for the first one."""
+        return "coordinator" if coordinator_id == FIRST else f"coordinator-{coordinator_id}"
+
+    def coordinators(self) -> list[str]:
+        """Ids of the coordinators that were started and not stopped, the first one first."""
+        names = [name for name in self.started() if name == "coordinator" or name.startswith("coordinator-")]
+        return sorted(FIRST if name == "coordinator" else name.removeprefix("coordinator-") for name in names)
+
+    def coordinator_data(self, coordinator_id: str = FIRST) -> Path:
+        return self.directory / self.coordinator_process(coordinator_id)
+
+    def start_coordinator(
+        self, coordinator_id: str = FIRST, *, settings: dict[str, str] | None = None, timeout_s: float = 30.0
+    ) -> None:
+        """Starts it and waits until it listens; the first one serves by then, and its admin context becomes the current
+        one of `config.yaml`. Another one needs `add_coordinator` once. One that runs is left alone. `settings` go over
+        those of all coordinators."""
+        name = self.coordinator_process(coordinator_id)
+        if self.alive(name):
             return
-        data = self.directory / "coordinator"
+        data = self.coordinator_data(coordinator_id)
         listening = data / "listen.json"
-        addresses = self._known_addresses(listening)
+        addresses = self._known_addresses(coordinator_id)
         flags = {
+            "id": coordinator_id,
             "data-dir": str(data),
-            "admin-context": str(data / "admin.yaml"),
-            # the same ports after a restart: agents and contexts know them
+            # the same ports after a restart: agents, contexts and the other coordinators know them
             "listen-api": addresses.get("api", "127.0.0.1:0"),
             "listen-enroll": addresses.get("enroll", "127.0.0.1:0"),
+            "listen-member": addresses.get("member", "127.0.0.1:0"),
             "metrics-listen": addresses.get("metrics", "127.0.0.1:0"),
             **self.coordinator_settings,
+            **(settings or {}),
         }
+        if coordinator_id == FIRST:
+            flags["admin-context"] = str(data / "admin.yaml")
+        elif (token_file := self._token_file(coordinator_id)).exists():
+            flags["join-token-file"] = str(token_file)
         listening.unlink(missing_ok=True)
-        self.spawn("coordinator", [_program("cloudless-coordinator"), *_flags(flags)])
-        self.wait_for(listening.exists, what="the coordinator to listen", timeout_s=timeout_s, process="coordinator")
+        self.spawn(name, [_program("cloudless-coordinator"), *_flags(flags)])
+        self.wait_for(listening.exists, what=f"{name} to listen", timeout_s=timeout_s, process=name)
         if not self.context_file.exists():
             self.ctl("config", "import", str(data / "admin.yaml"))
 
-    def _known_addresses(self, listening: Path) -> dict[str, str]:
-        saved = self.directory / "addresses.json"
+    def start_coordinators(self, count: int, *, timeout_s: float = 60.0) -> list[str]:
+        """The coordinators c1 to cN as one fabric: returns their ids when all of them vote and are ready, and the
+        context names all of them."""
+        self.start_coordinator()
+        ids = [f"c{number}" for number in range(1, count + 1)]
+        for coordinator_id in ids[1:]:
+            self.add_coordinator(coordinator_id)
+        self.wait_voters(ids, timeout_s=timeout_s)
+        for coordinator_id in ids:
+            self.wait_coordinator(coordinator_id, timeout_s=timeout_s)
+        self.refresh_context()
+        return ids
+
+    def add_coordinator(self, coordinator_id: str, *, settings: dict[str, str] | None = None) -> None:
+        """Admits a new coordinator, with a token of its own, and starts it. It becomes a voter by itself."""
+        token_file = self._token_file(coordinator_id)
+        if not token_file.exists() and not (self.coordinator_data(coordinator_id) / "bootstrap.done").exists():
+            answer = self.call("ClusterService", "AddCoordinator", control_pb2.AddCoordinatorRequest(id=coordinator_id))
+            _write_secret(token_file, answer.jwt)
+        self.start_coordinator(coordinator_id, settings=settings)
+
+    def stop_coordinator(self, coordinator_id: str = FIRST) -> None:
+        self.stop(self.coordinator_process(coordinator_id))
+
+    def kill_coordinator(self, coordinator_id: str = FIRST) -> None:
+        self.kill(self.coordinator_process(coordinator_id))
+
+    def address(self, coordinator_id: str = FIRST, listener: str = "api") -> str:
+        """host:port of one of its listeners: api, enroll, member or metrics."""
+        return self._known_addresses(coordinator_id)[listener]
+
+    def status(self, coordinator_id: str = FIRST) -> Any:
+        """What this coordinator says of itself and of the others (GetStatusResponse)."""
+        return self.call("ClusterService", "GetStatus", control_pb2.GetStatusRequest(), coordinator_id=coordinator_id)
+
+    def leader(self, *, timeout_s: float = 10.0) -> str:
+        """The id of the coordinator that leads and says so itself."""
+
+        def leading() -> str:
+            for coordinator_id in self.coordinators():
+                try:
+                    if self.status(coordinator_id).role == "leader":
+                        return coordinator_id
+                except CloudlessError:
+                    continue
+            return ""
+
+        return str(self.wait_for(leading, what="a leader", timeout_s=timeout_s))
+
+    def wait_voters(self, ids: Sequence[str], *, timeout_s: float = 30.0) -> None:
+        """Returns when exactly these coordinators vote."""
+
+        def voters() -> bool:
+            views = self.status(self.leader(timeout_s=timeout_s)).coordinators
+            return sorted(v.coordinator.id for v in views if v.role in ("leader", "voter")) == sorted(ids)
+
+        self.wait_for(voters, what=f"{', '.join(ids)} to vote", timeout_s=timeout_s, retry=(CloudlessError,))
+
+    def wait_coordinator(self, coordinator_id: str = FIRST, *, timeout_s: float = 30.0) -> None:
+        """Returns when it says that it serves: it has caught up and knows a leader."""
+
+        def serving() -> bool:
+            with open_sync_channel(self.address(coordinator_id), self._credentials()) as channel:
+                answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=_CALL_S)
+            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+        name = self.coordinator_process(coordinator_id)
+        self.wait_for(serving, what=f"{name} to serve", timeout_s=timeout_s, process=name, retry=(grpc.RpcError,))
+
+    def call(self, service: str, method: str, request: Any, *, coordinator_id: str = "") -> Any:
+        """One RPC as the admin, to one coordinator, or to the first that answers. Raises CloudlessError."""
+        asked = [coordinator_id] if coordinator_id else self.coordinators()
+        failure: CloudlessError = FailedPrecondition("no coordinator was started")
+        for name in asked:
+            with open_sync_channel(self.address(name), self._credentials()) as channel:
+                stub = getattr(control_pb2_grpc, f"{service}Stub")(channel)
+                try:
+                    return getattr(stub, method)(request, timeout=_CALL_S)
+                except grpc.RpcError as error:
+                    failure = error_from_rpc(error)
+            if not failure.retryable:
+                break
+        raise failure
+
+    def refresh_context(self) -> None:
+        """Writes the addresses of all coordinators into the current context."""
+        found = contexts.load(self.context_file)
+        addresses = tuple(self.address(coordinator_id) for coordinator_id in self.coordinators())
+        found.merge(dataclasses.replace(found.get(), coordinators=addresses)).save(self.context_file)
+
+    def _credentials(self) -> Any:
+        return contexts.load(self.context_file).get().credentials()
+
+    def _token_file(self, coordinator_id: str) -> Path:
+        return self.directory / f"{self.coordinator_process(coordinator_id)}.token"
+
+    def _known_addresses(self, coordinator_id: str) -> dict[str, str]:
+        name = self.coordinator_process(coordinator_id)
+        saved = self.directory / f"{name}-addresses.json"
+        listening = self.coordinator_data(coordinator_id) / "listen.json"
         if listening.exists():
             saved.write_text(listening.read_text())
         return dict(json.loads(saved.read_text())) if saved.exists() else {}
@@ -178,10 +308,7 @@ class LocalFabric:
             arguments = ["token", "create", "--node", plan.name, "--region", plan.region, "-o", "json"]
             if plan.zone:
                 arguments += ["--zone", plan.zone]
-            token = json.loads(self.ctl(*arguments).stdout)["jwt"]
-            descriptor = os.open(token_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w") as out:
-                out.write(token)
+            _write_secret(token_file, json.loads(self.ctl(*arguments).stdout)["jwt"])
         flags = {
             "data-dir": str(data),
             "node-name": plan.name,
@@ -246,21 +373,32 @@ class LocalFabric:
         return list(json.loads(self.ctl("get", *arguments, "-o", "json").stdout)["items"])
 
     def wait_for(
-        self, condition: Callable[[], Any], *, what: str, timeout_s: float, process: str = "", poll_s: float = _POLL_S
+        self,
+        condition: Callable[[], Any],
+        *,
+        what: str,
+        timeout_s: float,
+        process: str = "",
+        poll_s: float = _POLL_S,
+        retry: tuple[type[Exception], ...] = (),
     ) -> Any:
-        """The first true answer of `condition`. Raises DeadlineExceeded, or at once FailedPrecondition with the end
-        of the log when `process` has ended meanwhile."""
+        """The first true answer of `condition`; one that raises an error of `retry` gave none. Raises DeadlineExceeded,
+        or at once FailedPrecondition with the end of the log when `process` has ended meanwhile."""
         deadline = time.monotonic() + timeout_s
+        last: Exception | None = None
         while True:
-            answer = condition()
-            if answer:
-                return answer
+            try:
+                if answer := condition():
+                    return answer
+            except retry as error:
+                last = error
             child = self._children.get(process)
             if child is not None and child.poll() is not None:
                 tail = self.log_file(process).read_text(errors="replace").strip().splitlines()[-5:]
                 raise FailedPrecondition(f"{process} ended with {child.returncode}: " + "\n".join(tail))
             if time.monotonic() > deadline:
-                raise DeadlineExceeded(f"gave up waiting for {what} after {timeout_s:.0f} s")
+                said = f" ({last})" if last is not None else ""
+                raise DeadlineExceeded(f"gave up waiting for {what} after {timeout_s:.0f} s{said}")
             time.sleep(poll_s)
 
     def ready_nodes(self) -> list[str]:
@@ -268,6 +406,13 @@ class LocalFabric:
             return [n["node"]["id"] for n in self.get("nodes") if n["node"].get("state") == "Ready"]
         except CloudlessError:
             return []
+
+
+def _write_secret(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as out:
+        out.write(text)
 
 
 def _program(name: str) -> str:

@@ -4,15 +4,20 @@ async with running_coordinator(tmp_path, session__heartbeat_interval_ms=100) as 
     alice = await c.user("alice", (Role.VIEWER, "default"))
     async with c.channel(alice) as channel:
         await control_pb2_grpc.WorkloadServiceStub(channel).ListWorkloads(...)
+
+async with running_coordinators(tmp_path, 3) as cluster:      # c1, c2, c3: all of them voters
+    leader = await cluster.leader()
+    await cluster.kill(leader.config.id)
+    await (await cluster.leader()).put_workload("web")
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc.aio
 
@@ -36,6 +41,8 @@ from cloudless.identity.keys import PrivateKey, key_pem, new_private_key
 from cloudless.identity.spiffe import USER, SpiffeId
 
 TRUST_DOMAIN = "fabric.example"
+
+T = TypeVar("T")
 
 
 class RunningCoordinator:
@@ -138,6 +145,7 @@ def coordinator_config(directory: Path, **changes: Any) -> CoordinatorConfig:
         "listen__api": "127.0.0.1:0",
         "listen__enroll": "127.0.0.1:0",
         "identity__trust_domain": TRUST_DOMAIN,
+        "listen__member": "127.0.0.1:0",
         "metrics__listen": "",
         **changes,
     }
@@ -158,3 +166,129 @@ async def running_coordinator(
     finally:
         coordinator.store.snapshot.state.validate()
         await coordinator.stop(grace_s=0.5)
+
+
+class Cluster:
+    """Several coordinators of one fabric, in this event loop. `members`: those that run, by id."""
+
+    def __init__(self, directory: Path, *, clock: Clock | None = None, **changes: Any) -> None:
+        self.directory = directory
+        self.clock = clock or SystemClock()
+        self.changes = changes
+        self.members: dict[str, RunningCoordinator] = {}
+        self._addresses: dict[str, dict[str, str]] = {}
+
+    def config(self, coordinator_id: str, **changes: Any) -> CoordinatorConfig:
+        """Its settings: its own folder, and the ports that it had before."""
+        values = {
+            "id": coordinator_id,
+            "data_dir": self.directory / coordinator_id,
+            "store__engine": "raft",
+            **self._addresses.get(coordinator_id, {}),
+            **self.changes,
+            **changes,
+        }
+        return coordinator_config(self.directory, **values)
+
+    async def start(self, coordinator_id: str, **changes: Any) -> RunningCoordinator:
+        """Starts one that has its identity already, or the first of all."""
+        config = self.config(coordinator_id, **changes)
+        coordinator = await Coordinator.start(config, clock=self.clock)
+        self._addresses[coordinator_id] = {
+            "listen__api": coordinator.rpc.api_address,
+            "listen__enroll": coordinator.rpc.enroll_address,
+            "listen__member": coordinator.engine.listening,
+        }
+        running = RunningCoordinator(coordinator, self.directory / "c1" / "admin.yaml")
+        self.members[coordinator_id] = running
+        return running
+
+    async def token(self, coordinator_id: str, **fields: Any) -> Path:
+        """A file with a token for a new coordinator, made through the API."""
+        request = control_pb2.AddCoordinatorRequest(id=coordinator_id, **fields)
+        any_member = next(iter(self.members.values()))
+        async with any_member.channel() as channel:
+            answer = await _stub(channel, "ClusterService").AddCoordinator(request, wait_for_ready=True)
+        path = self.directory / f"{coordinator_id}.token"
+        path.write_text(answer.jwt)
+        return path
+
+    async def add(self, coordinator_id: str, **changes: Any) -> RunningCoordinator:
+        """Admits a new coordinator and starts it. It becomes a voter by itself: see `voters`."""
+        return await self.start(coordinator_id, join_token_file=await self.token(coordinator_id), **changes)
+
+    async def stop(self, coordinator_id: str) -> None:
+        """In good order."""
+        await self.members.pop(coordinator_id).coordinator.stop(grace_s=0.2)
+
+    async def kill(self, coordinator_id: str) -> None:
+        """As nearly as one process can: the others hear nothing more of it, and it hands nothing over."""
+        coordinator = self.members.pop(coordinator_id).coordinator
+        await coordinator.engine.close()
+        await coordinator.stop(grace_s=0.0)
+
+    async def leader(self, *, timeout_s: float = 10.0) -> RunningCoordinator:
+        """The one that leads, once a majority of those that run follows it."""
+
+        def found() -> RunningCoordinator | None:
+            for member in self.members.values():
+                followers = [m for m in self.members.values() if m.store.leader_id == member.config.id]
+                if member.store.leading and 2 * len(followers) > len(self.members):
+                    return member
+            return None
+
+        return await eventually(found, what="a leader", timeout_s=timeout_s)
+
+    async def voters(self, *ids: str, timeout_s: float = 20.0) -> None:
+        """Returns when all that run agree that exactly these coordinators vote."""
+
+        def agreed() -> bool:
+            return all(
+                sorted(m.id for m in member.store.status().members if m.voter) == sorted(ids)
+                for member in self.members.values()
+            )
+
+        await eventually(agreed, what=f"{', '.join(ids)} to vote", timeout_s=timeout_s)
+
+    async def applied(self, index: int, *, timeout_s: float = 10.0) -> None:
+        """Returns when all that run have applied this entry."""
+        await eventually(
+            lambda: all(member.store.snapshot.index >= index for member in self.members.values()),
+            what=f"entry {index} on every coordinator",
+            timeout_s=timeout_s,
+        )
+
+    async def close(self) -> None:
+        for member in self.members.values():
+            member.state.validate()
+        await asyncio.gather(*(member.coordinator.stop(grace_s=0.2) for member in self.members.values()))
+        self.members.clear()
+
+
+async def eventually(condition: Callable[[], T | None], *, what: str, timeout_s: float = 10.0) -> T:
+    """The first true answer. Raises AssertionError when there is none in time."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while not (answer := condition()):
+        if asyncio.get_running_loop().time() > deadline:
+            raise AssertionError(f"gave up waiting for {what} after {timeout_s:.0f} s")
+        await asyncio.sleep(0.01)
+    return answer
+
+
+@contextlib.asynccontextmanager
+async def running_coordinators(
+    directory: Path, count: int = 3, *, clock: Clock | None = None, **changes: Any
+) -> AsyncIterator[Cluster]:
+    """Coordinators c1 to cN as one fabric, each with its own folder below `directory`, all of them voters and ready."""
+    cluster = Cluster(directory, clock=clock, **changes)
+    try:
+        await cluster.start("c1")
+        ids = [f"c{number}" for number in range(1, count + 1)]
+        for coordinator_id in ids[1:]:
+            await cluster.add(coordinator_id)
+        await cluster.voters(*ids)
+        for member in cluster.members.values():
+            await asyncio.wait_for(member.coordinator.wait_ready(), 20)
+        yield cluster
+    finally:
+        await cluster.close()
