@@ -33,12 +33,14 @@ tracer = trace.get_tracer("cloudless.sessions")
 
 CHANNELS_WAITING_MAX = 64
 REPORTS_PER_ENTRY_MAX = 500
+HELD_REPORTS_MAX = 8
 # What a node says goes into the log: no node may fill it with one message.
 DEVICE_BYTES_MAX = 64 * 1024
 STATUS_BYTES_MAX = 64 * 1024
 _ID_LENGTH_MAX = 128
 RETRY_DELAY_MS_MIN = 100
 RETRY_DELAY_MS_MAX = 5_000
+LEADERLESS_DELAY_MS_MAX = 1_000  # there is a new leader soon, or there is nothing else to do
 
 HEARTBEATS = Counter("cloudless_heartbeats_total", "Heartbeats received.")
 REPORTS = Counter("cloudless_replica_reports_total", "Reports of replicas received, by what they led to.", ["result"])
@@ -62,6 +64,8 @@ class ReplicatedStore(Protocol):
 
     async def propose(self, command: Any, *, actor: str) -> Any: ...
 
+    async def read_barrier(self) -> int: ...
+
 
 class AgentSession:
     """The session of one node from its Hello on. `run` lasts as long as it does."""
@@ -76,27 +80,33 @@ class AgentSession:
         clock: Clock,
         config: SessionConfig,
         coordinator_id: str,
-        addresses: Sequence[str],
+        addresses: Callable[[], Sequence[str]],
+        leaderless: Callable[[], bool],
     ) -> None:
         self.node_id = node_id
         self.instance_id = hello.instance_id[:_ID_LENGTH_MAX]
         self.boot_id = hello.boot_id[:_ID_LENGTH_MAX]
         self.usage: NodeUsage | None = None
+        self.reported: types_pb2.NodeUsage | None = None  # the same, as it came
         self.clock_skew_ms = hello.wall_clock_ms - clock.now_ms() if hello.wall_clock_ms else 0
-        self.heard_at_ms = clock.monotonic_ms()
+        self.began_at_ms = self.heard_at_ms = clock.monotonic_ms()
         self.left = ""
         self._stream = stream
         self._store = store
         self._clock = clock
         self._config = config
+        self._silence_ms = config.heartbeat_interval_ms * config.heartbeat_misses
         self._coordinator_id = coordinator_id
         self._addresses = addresses
+        self._leaderless = leaderless
         # What the recorder has still to bring into the log.
         self._device: DeviceInfo | None = None
         self._device_refused = False
         if hello.HasField("device"):
             self._device = _device(hello.device)
         self._reports: dict[str, ReportedReplica] = {}
+        self._held_reports: list[session_pb2.ReplicaReport] = []  # until the state here is current
+        self._was_silent = False  # reports were held back because nothing was heard of the node
         self._report_sequence = 0
         self._record_due = asyncio.Event()
         self._record_due.set()
@@ -106,6 +116,9 @@ class AgentSession:
         self._channels: deque[session_pb2.OpenChannel] = deque()
         self._assignments_due = True
         self._assignments: tuple[Assignment, ...] | None = None
+        self._current = False  # the state here is as new as the one that any other coordinator has shown the node
+        self._told_addresses: tuple[str, ...] = ()
+        self._addresses_due = False
         self._write_due = asyncio.Event()
         self._write_due.set()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -115,6 +128,11 @@ class AgentSession:
     def assignments_changed(self) -> None:
         """Looks at the node's assignments again and sends them if they changed."""
         self._assignments_due = True
+        self._write_due.set()
+
+    def coordinators_changed(self) -> None:
+        """Looks at the coordinators' addresses again and sends them if they changed."""
+        self._addresses_due = True
         self._write_due.set()
 
     def open_channel(self, message: session_pb2.OpenChannel) -> None:
@@ -141,9 +159,12 @@ class AgentSession:
         and what `end` was given."""
         jobs: list[Coroutine[Any, Any, None]] = [self._read(on_heard), self._write(), self._record()]
         tasks = [asyncio.ensure_future(job) for job in jobs]
+        catching_up = asyncio.ensure_future(self._catch_up())
+        ending = (self._ended, *tasks)
+        tasks.append(catching_up)
         try:
-            await asyncio.wait((*tasks, self._ended), return_when=asyncio.FIRST_COMPLETED)
-            for finished in (self._ended, *tasks):
+            await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
+            for finished in ending:
                 if finished.done():
                     finished.result()
         finally:
@@ -179,13 +200,23 @@ class AgentSession:
         HEARTBEATS.inc()
         if heartbeat.HasField("usage"):
             self.usage = from_proto(heartbeat.usage, NodeUsage)
+            self.reported = heartbeat.usage
         self._heartbeat_ack = heartbeat.sequence
         self._write_due.set()
         node = self._store.snapshot.state.nodes.get(self.node_id)
         if node is None or node.state is not NodeState.READY:
             self._record_due.set()  # it was given up while it was silent
+        elif self._reports and self._was_silent:
+            self._was_silent = False
+            self._record_due.set()
 
     def _on_report(self, report: session_pb2.ReplicaReport) -> None:
+        if not self._current:
+            # Replicas that this coordinator does not know yet would be taken for strangers. What finds no room here is
+            # not acknowledged, so that it is repeated.
+            if len(self._held_reports) < HELD_REPORTS_MAX:
+                self._held_reports.append(report)
+            return
         replicas = self._store.snapshot.state.replicas
         for observation in report.replicas:
             replica = replicas.get(observation.replica_id)
@@ -203,23 +234,46 @@ class AgentSession:
 
     # Writer
 
+    async def _catch_up(self) -> None:
+        """Until the state here is known to be current. A coordinator that lags behind must not tell a node what it
+        shall run: the node would stop what another coordinator has assigned to it. Without a leader it waits; the
+        node runs meanwhile what it knows."""
+        failures = 0
+        while not self._current:
+            try:
+                await self._store.read_barrier()
+                self._current = True
+            except CloudlessError as error:
+                log.debug("session.not_current", node=self.node_id, reason=error.reason, cause=error.message)
+                await asyncio.sleep(min(RETRY_DELAY_MS_MIN * 2 ** min(failures, 10), LEADERLESS_DELAY_MS_MAX) / 1000)
+                failures += 1
+        self._write_due.set()
+        held, self._held_reports = self._held_reports, []
+        for report in held:
+            self._on_report(report)
+
     async def _write(self) -> None:
+        self._told_addresses = tuple(self._addresses())
         await self._send(
             welcome=session_pb2.Welcome(
                 coordinator_id=self._coordinator_id,
                 heartbeat_interval_ms=self._config.heartbeat_interval_ms,
                 wall_clock_ms=self._clock.now_ms(),
-                coordinators=self._addresses,
+                coordinators=self._told_addresses,
+                leaderless=self._leaderless(),
             )
         )
         while True:
             await self._write_due.wait()
             self._write_due.clear()
-            if self._assignments_due:
+            if self._assignments_due and self._current:
                 await self._send_assignments()
+            if self._addresses_due:
+                await self._send_addresses()
             if (sequence := self._heartbeat_ack) is not None:
                 self._heartbeat_ack = None
-                await self._send(heartbeat_ack=session_pb2.HeartbeatAck(sequence=sequence))
+                ack = session_pb2.HeartbeatAck(sequence=sequence, leaderless=self._leaderless())
+                await self._send(heartbeat_ack=ack)
             if (sequence := self._report_ack) is not None:
                 self._report_ack = None
                 await self._send(report_ack=session_pb2.ReportAck(sequence=sequence))
@@ -240,6 +294,13 @@ class AgentSession:
         ASSIGNMENT_SETS.inc()
         log.debug("session.assigned", node=self.node_id, revision=snapshot.index, replicas=len(assignments))
 
+    async def _send_addresses(self) -> None:
+        self._addresses_due = False
+        addresses = tuple(self._addresses())
+        if addresses != self._told_addresses:
+            self._told_addresses = addresses
+            await self._send(coordinators=session_pb2.CoordinatorList(addresses=addresses))
+
     async def _send(self, **message: Any) -> None:
         await self._stream.send(session_pb2.ConnectResponse(**message))
 
@@ -259,7 +320,8 @@ class AgentSession:
             except NotFound:
                 raise removed(self.node_id) from None
             except CloudlessError as error:
-                delay_ms = min(RETRY_DELAY_MS_MIN * 2 ** min(failures, 10), RETRY_DELAY_MS_MAX)
+                longest_ms = LEADERLESS_DELAY_MS_MAX if error.reason == "NoLeader" else RETRY_DELAY_MS_MAX
+                delay_ms = min(RETRY_DELAY_MS_MIN * 2 ** min(failures, 10), longest_ms)
                 failures += 1
                 log.warning(
                     "session.report_not_recorded",
@@ -295,6 +357,10 @@ class AgentSession:
             )
 
     async def _record_replicas(self) -> None:
+        if self._reports and self._is_silent():
+            # The agent may be with another coordinator by now, and its word there is the newer one.
+            self._was_silent = True
+            return
         reports, self._reports = self._reports, {}
         sequence = self._report_sequence
         try:
@@ -303,7 +369,7 @@ class AgentSession:
             for start in range(0, len(worthwhile), REPORTS_PER_ENTRY_MAX):
                 batch = worthwhile[start : start + REPORTS_PER_ENTRY_MAX]
                 with tracer.start_as_current_span("session.report_replicas"):
-                    await self._store.propose(ReportReplicas(self.node_id, batch), actor=f"node/{self.node_id}")
+                    await self._propose_report(ReportReplicas(self.node_id, batch))
                 REPORTS.labels("recorded").inc(len(batch))
                 for report in batch:
                     _log_transition(self.node_id, report)
@@ -318,6 +384,17 @@ class AgentSession:
         if sequence > 0:
             self._report_ack = sequence
             self._write_due.set()
+
+    async def _propose_report(self, command: ReportReplicas) -> None:
+        """Gives up after a while, so that what is repeated is the newest word, and only where the node still speaks."""
+        try:
+            async with asyncio.timeout(max(self._silence_ms, RETRY_DELAY_MS_MAX) / 1000):
+                await self._store.propose(command, actor=f"node/{self.node_id}")
+        except TimeoutError:
+            raise Unavailable("the log did not take the report in time", reason="NotRecordedInTime") from None
+
+    def _is_silent(self) -> bool:
+        return self._clock.monotonic_ms() - self.heard_at_ms >= self._silence_ms
 
 
 def _device(message: types_pb2.DeviceInfo) -> DeviceInfo:

@@ -2,6 +2,8 @@
 
 The coordinator asks for one over the node's session, with an id that nobody can guess; the node dials back and
 names it; the two halves meet here. An id is good for one call of the node that it was made for.
+
+A node that is connected to another coordinator is reached through that one: `RemoteChannel` here, `relay` there.
 """
 
 from __future__ import annotations
@@ -9,11 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
+from typing import Protocol
 
 import structlog
 from prometheus_client import Counter, Gauge
 
-from cloudless.api.v1 import session_pb2
+from cloudless.api.v1 import member_pb2, session_pb2
 from cloudless.errors import CloudlessError, FailedPrecondition, PermissionDenied, ResourceExhausted, Unavailable
 from cloudless.streams import MessageStream
 
@@ -22,6 +25,7 @@ log = structlog.get_logger(__name__)
 OPEN_TIMEOUT_MS = 10_000
 CHANNELS_PER_NODE_MAX = 256
 _BUFFERED_FRAMES_MAX = 16
+_RELAY_GRACE_MS = 2_000  # for the way there: its own refusal says more than our giving up
 
 OPEN_CHANNELS = Gauge("cloudless_channels_open", "Channels to nodes that are open now.")
 CHANNEL_REQUESTS = Counter(
@@ -29,6 +33,34 @@ CHANNEL_REQUESTS = Counter(
 )
 
 ChannelStream = MessageStream[session_pb2.ChannelResponse, session_pb2.ChannelRequest]
+RelayClientStream = MessageStream[member_pb2.RelayChannelRequest, member_pb2.RelayChannelResponse]
+RelayServerStream = MessageStream[member_pb2.RelayChannelResponse, member_pb2.RelayChannelRequest]
+
+
+class Channel(Protocol):
+    """An open channel, wherever its node is connected. One task sends and one receives at a time. Use it as a context
+    manager, or close it: the node's call lasts until then."""
+
+    node_id: str
+
+    async def send(self, frame: session_pb2.ChannelResponse) -> None:
+        """Returns once the transport took the frame. Raises Unavailable when the channel is closed or broke."""
+        ...
+
+    async def receive(self) -> session_pb2.ChannelRequest | None:
+        """The next frame; None once the node ended the channel in good order (its last frame was `end`) or `close`
+        was called. Raises Unavailable when it broke."""
+        ...
+
+    async def close(self) -> None:
+        """Ends the channel; the node sees the end of the call. Safe to call twice."""
+        ...
+
+    async def __aenter__(self) -> Channel: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class NodeChannel:
@@ -124,6 +156,118 @@ class NodeChannel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+class RemoteChannel:
+    """A channel to a node that is connected to another coordinator, over one call to that coordinator. Nothing is
+    kept here: what one side sends waits for the other's transport."""
+
+    def __init__(self, node_id: str, stream: RelayClientStream) -> None:
+        self.node_id = node_id
+        self._stream = stream
+        self._closed = asyncio.Event()
+        self._last = ""
+
+    @classmethod
+    async def open(
+        cls,
+        node_id: str,
+        request: session_pb2.OpenChannel,
+        stream: RelayClientStream,
+        *,
+        timeout_ms: int = OPEN_TIMEOUT_MS,
+    ) -> RemoteChannel:
+        """Raises what the other coordinator refused it with, as `ChannelTable.open` does, and Unavailable with reason
+        `ChannelNotOpened` where it does not answer."""
+        self = cls(node_id, stream)
+        try:
+            await stream.send(
+                member_pb2.RelayChannelRequest(start=member_pb2.RelayStart(node_id=node_id, open=request))
+            )
+            async with asyncio.timeout((timeout_ms + _RELAY_GRACE_MS) / 1000):
+                first = await stream.receive()
+            if first is None or not first.opened:
+                raise Unavailable(
+                    f"the coordinator of node {node_id} did not open the channel", reason="ChannelNotOpened"
+                )
+        except BaseException as error:
+            await stream.close()
+            if isinstance(error, TimeoutError):
+                raise Unavailable(
+                    f"the coordinator of node {node_id} does not answer",
+                    reason="ChannelNotOpened",
+                    remedy="try again in a moment",
+                ) from None
+            raise
+        return self
+
+    async def send(self, frame: session_pb2.ChannelResponse) -> None:
+        if self._closed.is_set():
+            raise _closed(self.node_id)
+        await self._stream.send(member_pb2.RelayChannelRequest(frame=frame))
+
+    async def receive(self) -> session_pb2.ChannelRequest | None:
+        if self._closed.is_set():
+            return None
+        message = asyncio.ensure_future(self._stream.receive())
+        closed = asyncio.ensure_future(self._closed.wait())
+        try:
+            await asyncio.wait((message, closed), return_when=asyncio.FIRST_COMPLETED)
+            if self._closed.is_set():
+                return None
+            answer = message.result()
+        finally:
+            message.cancel()
+            closed.cancel()
+            await asyncio.gather(message, closed, return_exceptions=True)
+        if answer is None:
+            if self._last != "end":
+                raise _broke(self.node_id)
+            return None
+        self._last = answer.frame.WhichOneof("frame") or ""
+        return answer.frame
+
+    async def close(self) -> None:
+        if not self._closed.is_set():
+            self._closed.set()
+            await self._stream.close()
+
+    async def __aenter__(self) -> RemoteChannel:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+async def relay(channel: Channel, stream: RelayServerStream) -> None:
+    """The other coordinator's side of a RemoteChannel: moves frames until either side ends. Each is handed on before
+    the next is taken, so that the slowest of node, coordinators and client sets the pace."""
+
+    async def to_node() -> None:
+        while (message := await _or_none(stream)) is not None:
+            if message.WhichOneof("message") == "frame":
+                await channel.send(message.frame)
+        await channel.close()  # the other coordinator has closed its side, or is gone
+
+    downward = asyncio.ensure_future(to_node())
+    try:
+        await stream.send(member_pb2.RelayChannelResponse(opened=True))
+        while (frame := await channel.receive()) is not None:
+            await stream.send(member_pb2.RelayChannelResponse(frame=frame))
+    finally:
+        downward.cancel()
+        await asyncio.wait((downward,))
+        if not downward.cancelled():
+            downward.exception()  # seen: the channel's own failure says it better
+
+
+async def _or_none(stream: RelayServerStream) -> member_pb2.RelayChannelRequest | None:
+    try:
+        return await stream.receive()
+    except Unavailable:
+        return None
 
 
 class _Wanted:

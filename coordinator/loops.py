@@ -3,8 +3,9 @@
     watch the store -> mark keys dirty -> plan = reconcile(state, key, now_ms, seed) -> propose its commands
 
 Level-triggered: a plan looks at the newest state only, so a missed, doubled or late trigger does no harm, and the
-loop may be stopped and started at any point. It runs while this coordinator leads. A reconcile function is pure
-and does not wait; everything that can fail or wait is here.
+loop may be stopped and started at any point. It runs while this coordinator leads, and stops at once when it leads no
+more; what it proposes carries the term, so that the log refuses the plans of one that does not know yet. A reconcile
+function is pure and does not wait; everything that can fail or wait is here.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ SECONDS = Histogram(
 )
 RUNS = Counter("cloudless_reconcile_total", "Reconciles, by what they led to.", ["loop", "result"])
 
+LEADERSHIP_LOST = "LeadershipLost"
 BACKOFF_MS_MIN = 100
 BACKOFF_MS_MAX = 30_000
 # A wall clock that jumps must not make a deadline sleep for ever, and a deadline in the past must not spin.
@@ -117,7 +119,7 @@ class ReconcileLoop(Generic[S, K]):
         self._store.on_leadership(self.set_leading)
 
     def set_leading(self, leading: bool) -> None:
-        """Starts or stops at once. What a stopped loop had proposed may still be committed."""
+        """Starts or stops at once. What a stopped loop had proposed may still be committed, if it was in time."""
         if leading and self._term is None and not self._stopped:
             log.info("reconcile.started", loop=self._name)
             self._term = _Term(self)
@@ -146,6 +148,7 @@ class _Term(Generic[S, K]):
 
     def __init__(self, owner: ReconcileLoop[S, K]) -> None:
         self._owner = owner
+        self._number = owner._store.term
         self._dirty: dict[K, None] = {}  # in the order of marking
         self._busy: set[K] = set()  # their proposals are under way
         self._again: set[K] = set()  # busy ones that were marked meanwhile
@@ -291,14 +294,18 @@ class _Term(Generic[S, K]):
         refusal: Exception | None = None
         try:
             for command in plan.commands:
-                result = await owner._store.propose(_at_index(command, snapshot.index), actor=owner._actor)
+                result = await owner._store.propose(
+                    _at_index(command, snapshot.index), actor=owner._actor, term=self._number
+                )
                 changed = changed or result.changed != "unchanged"
         except Exception as error:
             refusal = error
         finally:
             self._busy.discard(key)
             self._slots.release()
-        if isinstance(refusal, CloudlessError):
+        if isinstance(refusal, CloudlessError) and refusal.reason == LEADERSHIP_LOST:
+            RUNS.labels(owner._name, "superseded").inc()  # this loop is stopped; the next leader looks at every key
+        elif isinstance(refusal, CloudlessError):
             log.info(
                 "reconcile.refused",
                 loop=owner._name,

@@ -1,27 +1,38 @@
 """The session hub: every node's session on this coordinator, and what their silence means.
 
-gRPC-free: it serves any MessageStream, so that the simulator runs it as it is. `start` begins two loops: one follows
-the store and tells each session when its node's assignments changed; one records nodes that fell silent (`leases`).
+gRPC-free: it serves any MessageStream, so that the simulator runs it as it is. `start` begins its loops: one follows
+the store and tells each session when its node's assignments or the coordinators' addresses changed; one records nodes
+that fell silent (`leases`); where there are other coordinators, one hears from them of the nodes that are connected
+there (`observing`), so that reads here and the leader's decisions know of every node.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
 from prometheus_client import Counter, Gauge
 
-from cloudless.api.v1 import session_pb2
+from cloudless.api.v1 import member_pb2, session_pb2
 from cloudless.clock import Clock
 from cloudless.config import SessionConfig
 from cloudless.coordinator.agent_session import AgentSession, SessionStream, broke, removed
-from cloudless.coordinator.channels import ChannelStream, ChannelTable, NodeChannel, not_connected
+from cloudless.coordinator.channels import (
+    Channel,
+    ChannelStream,
+    ChannelTable,
+    RelayClientStream,
+    RemoteChannel,
+    not_connected,
+)
 from cloudless.coordinator.core.assignments import nodes_to_tell
 from cloudless.coordinator.core.state import State
-from cloudless.coordinator.leases import Leases
+from cloudless.coordinator.leases import HERE, Leases
+from cloudless.coordinator.observing import Announcer, Observations, Observer, Peers, Sighting
 from cloudless.coordinator.store import Batch, Store
 from cloudless.core.model import NodeUsage
 from cloudless.errors import (
@@ -38,6 +49,7 @@ log = structlog.get_logger(__name__)
 
 HELLO_TIMEOUT_MS = 10_000
 _LOOP_RESTART_DELAY_S = 1.0
+_LEADER_KEPT_MS = 100
 
 SESSIONS = Gauge("cloudless_sessions", "Agents connected to this coordinator.")
 SESSIONS_ENDED = Counter("cloudless_sessions_ended_total", "Sessions that ended, by cause.", ["cause"])
@@ -47,7 +59,8 @@ SESSIONS_ENDED = Counter("cloudless_sessions_ended_total", "Sessions that ended,
 class LiveNode:
     """What is known of a connected node and is in no log. `usage` is None before the first heartbeat;
     `heartbeat_age_ms` counts from the last message; `clock_skew_ms` is how far the node's wall clock was ahead of
-    ours at its Hello, the way there included."""
+    its coordinator's at its Hello, the way there included. `coordinator_id` is the coordinator that it is connected
+    to."""
 
     usage: NodeUsage | None
     heartbeat_age_ms: int
@@ -55,30 +68,58 @@ class LiveNode:
     clock_skew_ms: int
     boot_id: str
     instance_id: str
+    coordinator_id: str
+
+
+class _Alone:
+    """The peers of a coordinator that has none."""
+
+    def ids(self) -> Sequence[str]:
+        return ()
+
+    async def observe(self, coordinator_id: str) -> AsyncGenerator[member_pb2.ObserveResponse, None]:
+        raise Unavailable(f"there is no coordinator {coordinator_id}", reason="CoordinatorUnknown")
+        yield  # an async generator
+
+    def relay(self, coordinator_id: str) -> RelayClientStream:
+        raise Unavailable(f"there is no coordinator {coordinator_id}", reason="CoordinatorUnknown")
 
 
 class SessionHub:
-    """All sessions of one coordinator. `coordinator_addresses` is read at each Welcome, so that it may be filled in
-    later; `new_channel_id` gives ids that cannot be guessed."""
+    """All sessions of one coordinator. `coordinator_addresses` is asked at each Welcome and whenever the log says
+    something new of the coordinators; `peers` reaches the others; `new_channel_id` gives ids that cannot be guessed,
+    `jitter` numbers in [0, 1)."""
 
     def __init__(
         self,
         store: Store[State],
         clock: Clock,
         config: SessionConfig,
-        coordinator_addresses: Sequence[str],
+        coordinator_addresses: Callable[[], Sequence[str]] | Sequence[str],
         *,
         coordinator_id: str = "",
+        peers: Peers | None = None,
         new_channel_id: Callable[[], str] = lambda: secrets.token_urlsafe(24),
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
         self._clock = clock
         self._config = config
-        self._addresses = coordinator_addresses
+        self._addresses = (
+            coordinator_addresses if callable(coordinator_addresses) else lambda: tuple(coordinator_addresses)
+        )
         self._coordinator_id = coordinator_id
-        self._leases = Leases(store, clock, config, actor=f"coordinator/{coordinator_id}")
+        self._peers: Peers = peers if peers is not None else _Alone()
+        self._leases = Leases(
+            store, clock, config, actor=f"coordinator/{coordinator_id}", shared=lambda: bool(self._peers.ids())
+        )
         self._channels = ChannelTable(new_channel_id)
         self._sessions: dict[str, AgentSession] = {}
+        interval_ms = config.heartbeat_interval_ms
+        self._announcer = Announcer(self._sessions, clock, interval_ms=interval_ms)
+        self._observations = Observations(clock, self, stale_ms=interval_ms * (config.heartbeat_misses + 1))
+        self._observer = Observer(self._observations, self._peers, interval_ms=interval_ms, jitter=jitter)
+        self._leader, self._leader_known_until_ms = "", 0
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
 
@@ -91,11 +132,13 @@ class SessionHub:
         self._tasks = [
             asyncio.create_task(self._keep(self._follow), name="sessions-follow"),
             asyncio.create_task(self._keep(self._leases.run), name="sessions-judge"),
+            asyncio.create_task(self._keep(self._observer.run), name="sessions-observe"),
         ]
 
     async def close(self) -> None:
         """Ends every session and channel with Unavailable: the agents dial again. Records nothing of it."""
         self._closing = True
+        self._announcer.close()
         for task in self._tasks:
             task.cancel()
         for session in list(self._sessions.values()):
@@ -115,7 +158,7 @@ class SessionHub:
         """
         if self._closing:
             raise Unavailable("the coordinator is shutting down", reason="ShuttingDown")
-        self._admit(node_id)
+        await self._admit(node_id)
         hello = await self._hello(stream)
         if hello is None:
             return
@@ -128,6 +171,7 @@ class SessionHub:
             config=self._config,
             coordinator_id=self._coordinator_id,
             addresses=self._addresses,
+            leaderless=self._leaderless,
         )
         self._replace(node_id, session)
         cause = "failed"
@@ -145,36 +189,69 @@ class SessionHub:
             self._ended(session, cause)
             await stream.close()
 
+    # Every node, wherever it is connected
+
     def live(self, node_id: str) -> LiveNode | None:
-        """What the node last said of itself; None while it is not connected here."""
+        """What the node last said of itself; None while it is connected nowhere."""
+        sighting = self._elsewhere(node_id)
+        if sighting is not None:
+            return self._live(sighting.coordinator_id, sighting, sighting.usage)
         session = self._sessions.get(node_id)
-        if session is None:
-            return None
+        return None if session is None else self._live(self._coordinator_id, session, session.usage)
+
+    def _elsewhere(self, node_id: str) -> Sighting | None:
+        """The word of another coordinator on a node, where that is the freshest."""
+        session, sighting = self._sessions.get(node_id), self._observations.get(node_id)
+        fresher = sighting is not None and (session is None or sighting.heard_at_ms > session.heard_at_ms)
+        return sighting if fresher else None
+
+    def _live(self, coordinator_id: str, said: AgentSession | Sighting, usage: NodeUsage | None) -> LiveNode:
         return LiveNode(
-            usage=session.usage,
-            heartbeat_age_ms=self._clock.monotonic_ms() - session.heard_at_ms,
-            heartbeat_at_monotonic_ms=session.heard_at_ms,
-            clock_skew_ms=session.clock_skew_ms,
-            boot_id=session.boot_id,
-            instance_id=session.instance_id,
+            usage=usage,
+            heartbeat_age_ms=self._clock.monotonic_ms() - said.heard_at_ms,
+            heartbeat_at_monotonic_ms=said.heard_at_ms,
+            clock_skew_ms=said.clock_skew_ms,
+            boot_id=said.boot_id,
+            instance_id=said.instance_id,
+            coordinator_id=coordinator_id,
         )
 
     def usages(self) -> dict[str, NodeUsage]:
         """The live use of every connected node that has sent a heartbeat, by node id; for the scheduler."""
-        return {name: session.usage for name, session in self._sessions.items() if session.usage is not None}
+        usages = dict(self._observations.usages())
+        for name, session in self._sessions.items():
+            if session.usage is not None and (name not in usages or self._elsewhere(name) is None):
+                usages[name] = session.usage
+        return usages
 
     def connected(self) -> frozenset[str]:
+        """Ids of the nodes that have a session, here or with another coordinator."""
+        return frozenset(self._sessions) | {sighting.node_id for sighting in self._observations.all()}
+
+    def sessions(self) -> frozenset[str]:
         """Ids of the nodes that have a session here."""
         return frozenset(self._sessions)
 
+    def observe(self) -> AsyncGenerator[member_pb2.ObserveResponse, None]:
+        """What the nodes connected here say, for another coordinator that asks, for as long as it does."""
+        return self._announcer.observe()
+
     # Channels
 
-    async def open_channel(self, node_id: str, request: session_pb2.OpenChannel) -> NodeChannel:
-        """Opens a channel to a node; `request` says what for, its id is filled in here. Close what you get.
+    async def open_channel(self, node_id: str, request: session_pb2.OpenChannel) -> Channel:
+        """Opens a channel to a node, wherever it is connected; `request` says what for, its id is filled in. Close
+        what you get.
 
         Raises FailedPrecondition with reason `NodeNotConnected`, Unavailable with reason `ChannelNotOpened` when the
         node does not dial in time, ResourceExhausted with reason `TooManyChannels`.
         """
+        sighting = self._elsewhere(node_id)
+        if sighting is not None:
+            return await RemoteChannel.open(node_id, request, self._peers.relay(sighting.coordinator_id))
+        return await self.open_channel_here(node_id, request)
+
+    async def open_channel_here(self, node_id: str, request: session_pb2.OpenChannel) -> Channel:
+        """As `open_channel`, for a node that is connected here: what another coordinator asks for goes no further."""
         session = self._sessions.get(node_id)
         if session is None:
             raise not_connected(node_id)
@@ -183,14 +260,27 @@ class SessionHub:
     async def accept_channel(self, node_id: str, stream: ChannelStream) -> None:
         """Serves one Channel call of a node until it ends. Raises PermissionDenied (`ChannelUnknown`,
         `NodeRemoved`)."""
-        self._admit(node_id)
+        await self._admit(node_id)
         await self._channels.accept(node_id, stream)
 
     # One session's begin and end
 
-    def _admit(self, node_id: str) -> None:
+    async def _admit(self, node_id: str) -> None:
+        if node_id in self._store.snapshot.state.nodes:
+            return
+        await self._store.read_barrier()  # another coordinator may have enrolled it just now
         if node_id not in self._store.snapshot.state.nodes:
             raise removed(node_id)
+
+    def _leaderless(self) -> bool:
+        """Whether no leader is known here. Asked at each heartbeat of each node, so it may be a moment old."""
+        if self._store.leading:
+            return False
+        now_ms = self._clock.monotonic_ms()
+        if now_ms >= self._leader_known_until_ms:
+            self._leader = self._store.leader_id
+            self._leader_known_until_ms = now_ms + _LEADER_KEPT_MS
+        return not self._leader
 
     async def _hello(self, stream: SessionStream) -> session_pb2.Hello | None:
         try:
@@ -209,6 +299,7 @@ class SessionHub:
         older = self._sessions.get(node_id)
         self._sessions[node_id] = session
         self._leases.connected(node_id, at_ms=session.heard_at_ms)
+        self._announcer.connected(node_id)
         SESSIONS.set(len(self._sessions))
         log.info(
             "session.connected",
@@ -222,14 +313,17 @@ class SessionHub:
         if older.instance_id == session.instance_id:
             older.end()  # the agent itself moved to a new connection
             return
-        # A restarted agent whose old connection was not yet given up looks the same; two that live replace each
-        # other again and again, and each time it is said.
+        self._give_way(older, session.instance_id)
+
+    def _give_way(self, older: AgentSession, newer_instance: str) -> None:
+        """A restarted agent whose old connection was not yet given up looks the same; two that live replace each
+        other again and again, and each time it is said."""
         log.warning(
-            "session.replaced", node=node_id, older_instance=older.instance_id, newer_instance=session.instance_id
+            "session.replaced", node=older.node_id, older_instance=older.instance_id, newer_instance=newer_instance
         )
         older.end(
             FailedPrecondition(
-                f"another agent with the identity of node {node_id} connected",
+                f"another agent with the identity of node {older.node_id} connected",
                 reason="SessionReplaced",
                 remedy="if two devices share one data folder, enrol one of them anew under its own name",
             )
@@ -249,10 +343,42 @@ class SessionHub:
         SESSIONS.set(len(self._sessions))
         self._channels.session_ended(node_id)
         self._leases.disconnected(node_id, left=session.left)
+        self._announcer.departed(node_id, session.left)
+
+    # What other coordinators say (`observing.Listener`)
+
+    def observed(self, sighting: Sighting, *, new: bool) -> None:
+        tell = self._leases.connected if new else self._leases.heard
+        tell(sighting.node_id, at_ms=sighting.heard_at_ms, holder=sighting.coordinator_id)
+        session = self._sessions.get(sighting.node_id)
+        if session is None or sighting.began_at_ms <= session.began_at_ms:
+            return
+        # The session here is the older one: its agent moved, and the connection was not given up yet.
+        if sighting.instance_id == session.instance_id:
+            session.end()
+        else:
+            self._give_way(session, sighting.instance_id)
+
+    def departed(self, node_id: str, coordinator_id: str, left: str) -> None:
+        self._leases.disconnected(node_id, left=left, holder=coordinator_id)
+
+    def coordinator_lost(self, coordinator_id: str) -> None:
+        self._leases.holder_lost(coordinator_id)
 
     def _on_leadership(self, leading: bool) -> None:
-        if leading:
-            self._leases.began_to_lead({name: s.heard_at_ms for name, s in self._sessions.items()})
+        if not leading:
+            self._leases.ceased_to_lead()
+            return
+        # Of a coordinator that is away nothing is known: its nodes have time to come to another.
+        heard = {
+            sighting.node_id: (sighting.coordinator_id, sighting.heard_at_ms)
+            for sighting in self._observations.all()
+            if not self._observations.is_lost(sighting.coordinator_id)
+        }
+        for name, session in self._sessions.items():
+            if name not in heard or session.heard_at_ms >= heard[name][1]:
+                heard[name] = (HERE, session.heard_at_ms)
+        self._leases.began_to_lead(heard)
 
     async def _keep(self, job: Callable[[], Awaitable[None]]) -> None:
         """A bug in a loop is said aloud and must not silence the loop: it begins anew from the present state."""
@@ -269,6 +395,7 @@ class SessionHub:
         while True:
             snapshot = self._store.snapshot
             state = snapshot.state
+            self._coordinators_changed()
             for session in list(self._sessions.values()):
                 self._after_gap(session, state)
             try:
@@ -298,6 +425,13 @@ class SessionHub:
         for change in batch.changes:
             if change.kind == "node" and change.deleted:
                 self._removed(change.key)
+            elif change.kind == "coordinator":
+                self._coordinators_changed()
+
+    def _coordinators_changed(self) -> None:
+        self._observer.members_changed()
+        for session in self._sessions.values():
+            session.coordinators_changed()
 
     def _removed(self, node_id: str) -> None:
         self._leases.forget(node_id)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import structlog
 
 from cloudless.api.v1 import control_pb2, control_pb2_grpc, session_pb2
-from cloudless.coordinator.channels import NodeChannel
+from cloudless.coordinator.channels import Channel
 from cloudless.coordinator.rpc import listing
 from cloudless.coordinator.rpc.call import current
 from cloudless.coordinator.rpc.kinds import NODES
@@ -64,14 +64,14 @@ class _Upload:
         self._stream = stream
         self.received_bytes = 0
 
-    async def run(self, channel: NodeChannel) -> None:
+    async def run(self, channel: Channel) -> None:
         try:
             await self._forward(channel)
         except CloudlessError:
             await channel.close()  # the node discards what it has
             raise
 
-    async def _forward(self, channel: NodeChannel) -> None:
+    async def _forward(self, channel: Channel) -> None:
         told = 0
         async for message in self._stream:
             kind = message.WhichOneof("message")
@@ -88,7 +88,7 @@ class _Upload:
         raise InvalidArgument("the archive ended without `end`", reason="ArchiveIncomplete")
 
 
-async def _images(channel: NodeChannel) -> list[session_pb2.ImageInfo]:
+async def _images(channel: Channel) -> list[session_pb2.ImageInfo]:
     """The images that the node names until it ends the channel. Raises what it ended with."""
     images: list[session_pb2.ImageInfo] = []
     while True:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import structlog
 
 from cloudless.api.v1 import control_pb2, session_pb2
-from cloudless.coordinator.channels import NodeChannel
+from cloudless.coordinator.channels import Channel
 from cloudless.coordinator.rpc.call import current
 from cloudless.coordinator.rpc.services.backend import Backend
 from cloudless.coordinator.rpc.services.replicas import Replicas
@@ -116,7 +116,7 @@ async def beside(upward: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
             task.exception()  # seen
 
 
-async def received(channel: NodeChannel) -> session_pb2.ChannelRequest:
+async def received(channel: Channel) -> session_pb2.ChannelRequest:
     """The next frame of a channel that has not ended. Raises Unavailable (ChannelBroken) for one that ended without
     its last frame."""
     frame = await channel.receive()
@@ -131,7 +131,7 @@ def raise_failure(end: session_pb2.ChannelEnd) -> None:
         raise from_code(end.error_code, end.error_message, reason=end.error_reason, remedy=end.error_remedy)
 
 
-async def _to_client(channel: NodeChannel, stream: ExecStream) -> None:
+async def _to_client(channel: Channel, stream: ExecStream) -> None:
     while True:
         frame = await received(channel)
         kind = frame.WhichOneof("frame")
@@ -147,7 +147,7 @@ async def _to_client(channel: NodeChannel, stream: ExecStream) -> None:
             return
 
 
-async def _to_node(stream: ExecStream, channel: NodeChannel) -> None:
+async def _to_node(stream: ExecStream, channel: Channel) -> None:
     """Forwards input until the client ends its side, which closes standard input. Closes the channel on a message
     that has no place here."""
     closed = False
