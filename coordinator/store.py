@@ -461,10 +461,13 @@ class Store(Generic[S]):
 
     def _snapshot_written(self, task: asyncio.Task[None]) -> None:
         self._snapshot_task = None
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
             SNAPSHOTS.labels("failed").inc()
             log.error("snapshot.bug", exc_info=error)
             self._snapshot_due = self._snapshot.index + self._config.snapshot_entries
+        self._snapshot_when_due()  # writes may have come faster than it was written
 
 
 class _NotReplicated:
