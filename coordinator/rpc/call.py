@@ -72,6 +72,11 @@ def current() -> Call:
     return _current.get()
 
 
+def current_or_none() -> Call | None:
+    """As `current`; None where no call is served."""
+    return _current.get(None)
+
+
 def enter(call: Call) -> None:
     """Makes `call` the current one; a gRPC call runs in a task of its own, so nothing has to be undone."""
     _current.set(call)
