@@ -7,5 +7,8 @@ holds no entries, only the shape of the log (which indexes carry which term); th
     messages   what members say to each other
     events     what happens to a member
     effects    what the shell has to do
-    step       the transition function, over one module for each concern
+    start      the state when the process starts
+    step       the transition function, over one module for each concern:
+               election, following, replication, commit, disk, reads, membership, hand_over, snapshots, timing
+    draft      a state within one step
 """

@@ -30,7 +30,9 @@ class Persist:
 class Send:
     """`after`: hold it back until Persist of this number is on the disk (0: send now): no vote and no acknowledgement
     leaves before what it promises is durable. `fill_to`: of an AppendEntries, the shell puts in the entries from
-    `previous_index + 1` up to and with this one (0: none); it may send fewer."""
+    `previous_index + 1` up to and with this one (0: none). What is too much for one message goes into further ones
+    right behind it (each with its own `previous_index` and `previous_term`); what was left out, or lost, is noticed by
+    the next heartbeat and sent again."""
 
     to: str
     message: Message
@@ -87,7 +89,10 @@ class SendSnapshot:
 @dataclass(frozen=True, slots=True)
 class StoreSnapshot:
     """Keep this piece, then feed SnapshotStored; when it was the last, verify, install and feed SnapshotInstalled.
-    `keep_log`: the log contains (`index`, `last_term`), so that what follows it stays (§5.1)."""
+    `keep_log`, of the last piece: the log contains (`index`, `last_term`), so that what follows it stays (§5.1); else
+    nothing is appended until the shell has answered, and the log has to be empty behind the snapshot then.
+
+    Pieces come in order and without gaps; one with `offset` 0 begins a new file."""
 
     leader: str
     chunk: SnapshotChunk
