@@ -14,13 +14,14 @@ from cloudless.coordinator.core.commands import RecordEvent
 from cloudless.coordinator.joining import read_identity
 from cloudless.coordinator.rpc.call import current
 from cloudless.coordinator.rpc.services.backend import Backend, required
+from cloudless.coordinator.rpc.services.peers import PeerCalls
 from cloudless.core.model import Severity
 from cloudless.errors import PermissionDenied
 
 log = structlog.get_logger(__name__)
 
 
-class Members(member_pb2_grpc.MemberServiceServicer):
+class Members(PeerCalls, member_pb2_grpc.MemberServiceServicer):
     """Refuses with PermissionDenied who is no coordinator of this fabric: CoordinatorUnknown, CoordinatorRemoved."""
 
     def __init__(self, backend: Backend) -> None:
