@@ -161,10 +161,10 @@ def test_the_writer_leaves_nothing_of_what_is_not(tmp_path: Path) -> None:
 def test_a_full_disk_is_said_in_words(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with BackupWriter(tmp_path / "a.backup") as writer:
+        writer.write(bytes(2000))
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
         try:
             with pytest.raises(DiskFull) as caught:
-                writer.write(bytes(2000))
                 writer.finish()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
