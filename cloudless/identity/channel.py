@@ -6,6 +6,7 @@ authority puts into a coordinator's certificate. Settings of the transport live 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -28,6 +29,14 @@ ERROR_TRAILER = "cloudless-error"
 REASON_TRAILER = "cloudless-reason"
 REMEDY_TRAILER = "cloudless-remedy-bin"
 REQUEST_ID_METADATA = "cloudless-request-id"
+# How new a read has to be (`coordinator.rpc.consistency`).
+CONSISTENCY_METADATA = "cloudless-consistency"
+LINEARIZABLE = "linearizable"
+STALE = "stale"
+# Of a request: what it knows of the coordinators' addresses (`addresses_digest`). Of an answer, as a trailer and only
+# where that is not what they are: the addresses, with commas between.
+COORDINATORS_METADATA = "cloudless-coordinators"
+COORDINATORS_NOW_TRAILER = "cloudless-coordinators-now"
 
 Option = tuple[str, Any]
 
@@ -56,6 +65,11 @@ SERVER_OPTIONS: tuple[Option, ...] = (
     # Two coordinators on one port would answer at random.
     ("grpc.so_reuseport", 0),
 )
+
+
+def addresses_digest(addresses: Iterable[str]) -> str:
+    """Stands for a set of addresses, in any order."""
+    return hashlib.sha256("\n".join(sorted(addresses)).encode()).hexdigest()[:16]
 
 
 def channel_options(trust_domain: str, options: Sequence[Option] = ()) -> list[Option]:
