@@ -27,8 +27,10 @@ from cloudless.coordinator.directory import Directory
 from cloudless.coordinator.rpc import access, addresses
 from cloudless.coordinator.rpc.authentication import Authentication
 from cloudless.coordinator.rpc.authorization import Authorization
+from cloudless.coordinator.rpc.consistency import Consistency
 from cloudless.coordinator.rpc.deadlines import Deadlines
 from cloudless.coordinator.rpc.failures import Failures
+from cloudless.coordinator.rpc.learning import Learning
 from cloudless.coordinator.rpc.observation import Observation
 from cloudless.coordinator.rpc.pipeline import Pipeline
 from cloudless.coordinator.rpc.services.backend import Backend
@@ -98,7 +100,15 @@ class RpcServer:
         )
         self._authorization = Authorization(authentication, state=lambda: backend.state, clock=backend.clock)
         observation, failures = Observation(), Failures()
-        api = (observation, failures, Deadlines(), authentication, self._authorization)
+        api = (
+            observation,
+            failures,
+            Deadlines(),
+            Learning(backend.directory.api_addresses),
+            Consistency(backend.store),
+            authentication,
+            self._authorization,
+        )
         enroll = (observation, failures, Deadlines(default_ms=ENROLL_DEADLINE_MS, max_ms=ENROLL_DEADLINE_MS))
         self._api = grpc.aio.server(interceptors=[Pipeline(api, known=access.TABLE)], options=_API_OPTIONS)
         self._enroll = grpc.aio.server(
