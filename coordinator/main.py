@@ -26,9 +26,10 @@ from typing import Any, Final
 import structlog
 
 from cloudless import __version__
+from cloudless.backup import BackupInfo
 from cloudless.clock import Clock, SystemClock
 from cloudless.config import CoordinatorConfig, load
-from cloudless.coordinator import bootstrap, engines, joining
+from cloudless.coordinator import bootstrap, engines, joining, restoring
 from cloudless.coordinator.bootstrap import Identity
 from cloudless.coordinator.core.state import State
 from cloudless.coordinator.directory import Directory
@@ -36,6 +37,7 @@ from cloudless.coordinator.engines import Prepared, Wiring
 from cloudless.coordinator.presence import Presence
 from cloudless.coordinator.reconciling import workload_loop
 from cloudless.coordinator.refusals import MemberRefusals
+from cloudless.coordinator.rpc.peers import GrpcPeers
 from cloudless.coordinator.rpc.server import RpcServer
 from cloudless.coordinator.rpc.services.backend import Backend
 from cloudless.coordinator.sessions import SessionHub
@@ -61,6 +63,7 @@ HAND_OVER_S: Final = 1.0
 LISTEN_FILE: Final = "listen.json"
 # Without a leader for this long, a coordinator asks the others whether it was removed.
 _ALONE_S: Final = 3.0
+_RETRY_DELAY_S: Final = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -154,6 +157,7 @@ class Coordinator:
         listen_file = config.data_dir / LISTEN_FILE
         listen_file.unlink(missing_ok=True)
         joining.check_id(config)
+        restored = await asyncio.to_thread(restoring.restore_if_asked, config)
         await joining.join_if_asked(config, clock, jitter=self._random.random)
         self.identity = identity = bootstrap.open_identity(config, clock)
         joining.claim_id(config)
@@ -166,7 +170,11 @@ class Coordinator:
             self.metrics_address = served.address
         self.directory = directory = Directory(config.id, lambda: store.snapshot.state)
         directory.own_member = self.engine.advertised
-        self.hub = SessionHub(store, clock, config.session, _Live(directory), coordinator_id=config.id)
+        peers = GrpcPeers(directory, identity.certificate, clock)
+        stack.push_async_callback(peers.close)
+        self.hub = SessionHub(
+            store, clock, config.session, directory.api_addresses, coordinator_id=config.id, peers=peers
+        )
         backend = Backend(
             config,
             store,
@@ -205,6 +213,8 @@ class Coordinator:
         self._run(self.presence.run(), "presence")
         if config.store.engine == "raft":
             self._run(self._stay_a_member(), "membership")
+        if restored is not None:
+            self._run(self._after_restore(restored), "restore")
         if self._alone():
             await self._until_ready()
 
@@ -302,6 +312,18 @@ class Coordinator:
             if self.presence.leaderless_ms >= _ALONE_S * 1000:
                 await joining.check_not_removed(self._others(), certificate.current)
 
+    async def _after_restore(self, info: BackupInfo) -> None:
+        """What a restored fabric has to say, however often that has to be tried; then nothing more."""
+        while True:
+            try:
+                await restoring.after_restore(self.store, info, self.config.id, data_dir=self.config.data_dir)
+                await asyncio.Event().wait()  # a task that ends, ends the process
+            except CloudlessError as error:
+                if not error.retryable:
+                    raise
+                log.warning("restore.not_finished_yet", reason=error.reason, cause=error.message)
+            await asyncio.sleep(_RETRY_DELAY_S)
+
     def _others(self) -> list[str]:
         return [address for other in self.directory.others() for address in other.api_addresses]
 
@@ -361,22 +383,6 @@ class Coordinator:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-class _Live(Sequence[str]):
-    """The addresses of all coordinators, as of each look."""
-
-    def __init__(self, directory: Directory) -> None:
-        self._directory = directory
-
-    def __call__(self) -> tuple[str, ...]:
-        return self._directory.api_addresses()
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._directory.api_addresses()[index]
-
-    def __len__(self) -> int:
-        return len(self._directory.api_addresses())
 
 
 async def _serve(config: CoordinatorConfig, clock: Clock) -> None:
