@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -128,8 +128,6 @@ class App:
 
     @cached_property
     def client(self) -> Client:
-        from cloudless.ctl.client import Client
-
         context = self.context
         if not context.coordinators:
             raise InvalidArgument(
@@ -137,12 +135,18 @@ class App:
                 reason="BadContext",
                 remedy="import a complete context with `cloudlessctl config import FILE`",
             )
+        return self.client_at(context.coordinators)
+
+    def client_at(self, addresses: Sequence[str], *, timeout_ms: int | None = None) -> Client:
+        """A client of the chosen context for these coordinators only; close it."""
+        from cloudless.ctl.client import Client
+
         return Client(
-            context.coordinators,
-            credentials=None if self._open_channel else context.credentials(),
+            addresses,
+            credentials=None if self._open_channel else self.context.credentials(),
             open_channel=self._open_channel,
             clock=self.clock,
-            timeout_ms=self.settings.request_timeout_ms,
+            timeout_ms=self.settings.request_timeout_ms if timeout_ms is None else timeout_ms,
             trace=self.note if self.settings.verbose else None,
             new_request_id=lambda: str(uuid.uuid4()),
         )

@@ -31,7 +31,7 @@ TOP: Final[Mapping[str, tuple[str, str]]] = {
     "image": ("image:image", "Bring images to nodes."),
     "token": ("token:token", "Make, list and revoke join tokens."),
     "user": ("user:user", "Look after people and what they may do."),
-    "cluster": ("cluster:cluster", "Look at the coordinator."),
+    "cluster": ("cluster:cluster", "Look after the coordinators: members, backup, restore."),
     "config": ("config:config", "Choose which fabric to talk to, and as whom."),
     "explain": ("explain:explain", "Explain a field of the manifest."),
     "version": ("version:version", "Show the versions of program and coordinator."),

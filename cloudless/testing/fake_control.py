@@ -21,10 +21,23 @@ from cloudless.core import defaults, selectors, validation
 from cloudless.core.spec import Metadata, WorkloadSpec
 from cloudless.errors import CloudlessError, InvalidArgument, NotFound, PermissionDenied, Unavailable
 from cloudless.identity.channel import ERROR_TRAILER, REASON_TRAILER, REMEDY_TRAILER, REQUEST_ID_METADATA
+from cloudless.testing.fake_cluster import ClusterHandlers, FakeCluster
 
 NOW_MS: Final = 1_800_000_000_000
 _THREADS: Final = 32
-_WRITES: Final = ("Create", "Update", "Apply", "Delete", "Scale", "Restart", "Put", "Revoke", "Remove")
+_WRITES: Final = (
+    "Create",
+    "Update",
+    "Apply",
+    "Delete",
+    "Scale",
+    "Restart",
+    "Put",
+    "Revoke",
+    "Remove",
+    "Add",
+    "Promote",
+)
 
 
 class FakeControl:
@@ -42,6 +55,7 @@ class FakeControl:
         self.logs: dict[str, bytes] = {}
         self.images: dict[str, list[Any]] = defaultdict(list)
         self.refused: dict[tuple[str, str], CloudlessError] = {}  # workloads that ApplyWorkloads refuses, and why
+        self.cluster = FakeCluster()
         self.auto_ready = True
         self.page_size_max = 1000
         self.calls: list[tuple[str, Any, dict[str, Any]]] = []  # method, request, metadata
@@ -312,7 +326,7 @@ def _echo(start: Any, requests: Iterator[Any]) -> Iterator[Any]:
     yield control_pb2.ExecResponse(exit_code=0)
 
 
-class _Servicer:
+class _Servicer(ClusterHandlers):
     """All services in one object; gRPC asks for each method by its name."""
 
     def __init__(self, control: FakeControl) -> None:
@@ -647,23 +661,27 @@ class _Servicer:
         return control_pb2.ListImagesResponse(images=self._c.images[request.node_id])
 
     def _GetStatus(self, _request: Any) -> Any:  # noqa: N802
-        return control_pb2.GetStatusResponse(
+        answer = control_pb2.GetStatusResponse(
             version="0.1.0",
-            coordinator_id="c1",
             trust_domain="test",
             commit_index=self._c.revision,
-            applied_index=self._c.revision,
-            term=1,
-            state_hash="00",
             nodes_ready=len(self._c.nodes),
             nodes_total=len(self._c.nodes),
             workloads=len(self._c.workloads),
             replicas_ready=len(self._c.replicas),
             replicas_desired=len(self._c.replicas),
             score_weights={"locality": 0.3},
-            store_engine="single",
             wall_clock_ms=NOW_MS,
         )
+        self._c.cluster.fill(answer, self._c.revision)
+        return answer
+
+    def Backup(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
+        self._c.start_stream("Backup", request, context)
+        try:
+            yield from self.backup_stream()
+        except CloudlessError as error:
+            refuse(context, error)
 
     def _page(self, rows: list[Any], options: Any) -> tuple[list[Any], str]:
         start = int(options.page_token or 0)
