@@ -23,7 +23,7 @@ the lost one, should they still run.
 from __future__ import annotations
 
 import shutil
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -41,7 +41,7 @@ from cloudless.coordinator.wal import collector
 from cloudless.coordinator.wal.files import OsFilesystem
 from cloudless.coordinator.wal.snapshots import Snapshots, StoredSnapshot
 from cloudless.core.model import Severity
-from cloudless.errors import Corrupt, FailedPrecondition, InvalidArgument
+from cloudless.errors import Compacted, Corrupt, FailedPrecondition, InvalidArgument, WatchLagged
 from cloudless.identity.files import sync_directory, write_private
 
 REVISION_GAP: Final = 1_000_000_000
@@ -185,10 +185,10 @@ async def after_restore(store: Store[State], info: BackupInfo, own_id: str, *, d
 
 
 async def _announced(store: Store[State], own_id: str) -> None:
-    with closing(store.watch()) as batches:
-        state = store.snapshot.state
-        while own_id not in state.coordinators:
-            state = (await anext(batches)).state
+    while own_id not in store.snapshot.state.coordinators:
+        with suppress(WatchLagged, Compacted), closing(store.watch()) as batches:
+            while own_id not in store.snapshot.state.coordinators:
+                await anext(batches)
 
 
 def _unusable(path: Path, cause: str) -> Corrupt:

@@ -15,6 +15,7 @@ from cloudless.coordinator.core.roles import EVERYWHERE
 from cloudless.core.labels import is_dns_label, is_label_key, is_label_value
 from cloudless.core.model import JoinToken, User
 from cloudless.core.validation import Violation, validate_labels, validate_name
+from cloudless.identity.spiffe import COORDINATOR, is_name
 
 TTL_MS_MIN: Final = 1_000
 TTL_MS_MAX: Final = 366 * 24 * 3_600_000
@@ -39,6 +40,17 @@ def token_violations(token: JoinToken, *, ttl_ms: int) -> Iterator[Violation]:
     yield from _ttl(ttl_ms, "a token")
     if not 0 <= token.max_uses <= USES_MAX:
         yield Violation("max_uses", f"{token.max_uses} is out of range", f"use 1 to {USES_MAX}")
+
+
+def coordinator_violations(coordinator_id: str, *, ttl_ms: int) -> Iterator[Violation]:
+    """Of a coordinator to be added; `ttl_ms` is of its token, 0 for the default."""
+    if not is_name(COORDINATOR, coordinator_id):
+        yield Violation(
+            "id",
+            f"{coordinator_id[:80]!r} is no id of a coordinator",
+            "use at most 63 letters, digits, dots, dashes and underscores, the first a letter or digit",
+        )
+    yield from _ttl(ttl_ms, "a token")
 
 
 def user_violations(user: User, *, ttl_ms: int) -> Iterator[Violation]:

@@ -3,7 +3,13 @@
 import pytest
 
 from cloudless.coordinator.core.commands import UpdateNode
-from cloudless.coordinator.core.requests import TTL_MS_MAX, node_violations, token_violations, user_violations
+from cloudless.coordinator.core.requests import (
+    TTL_MS_MAX,
+    coordinator_violations,
+    node_violations,
+    token_violations,
+    user_violations,
+)
 from cloudless.core.model import JoinToken, Role, RoleBinding, Taint, User
 from cloudless.core.spec import TaintEffect
 
@@ -65,3 +71,20 @@ def test_users(user, ttl_ms, expected):
 )
 def test_nodes(fields, expected):
     assert paths(node_violations(UpdateNode("n1", **fields))) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "ttl_ms", "expected"),
+    [
+        ("c2", 0, []),
+        ("Rack-1.c_2", 1000, []),
+        ("", 0, ["id"]),
+        ("c 2", 0, ["id"]),
+        ("-c2", 0, ["id"]),
+        ("c" * 64, 0, ["id"]),
+        ("c2", 999, ["ttl"]),
+        ("c2", TTL_MS_MAX + 1, ["ttl"]),
+    ],
+)
+def test_coordinators(name, ttl_ms, expected):
+    assert paths(coordinator_violations(name, ttl_ms=ttl_ms)) == expected
