@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -22,6 +23,8 @@ from cloudless.clock import Clock, SystemClock
 from cloudless.config import StoreConfig
 from cloudless.coordinator.core.outcome import ApplyResult
 from cloudless.coordinator.engine import OpenEngine
+from cloudless.coordinator.raft import proposals
+from cloudless.coordinator.raft.engine import RaftOptions, open_raft
 from cloudless.coordinator.store import Store
 from cloudless.coordinator.wal import single
 from cloudless.coordinator.wal.files import Filesystem
@@ -29,6 +32,7 @@ from cloudless.errors import CloudlessError
 from cloudless.testing import simloop
 from cloudless.testing.disk import PowerCut, SimDisk
 from cloudless.testing.ledger import Ledger, LedgerMachine, Put
+from cloudless.testing.member_network import MemberNetwork
 
 WAIT_S = 20.0  # for what has to happen; on virtual time for most engines
 
@@ -79,8 +83,39 @@ async def _alone(directory: Path) -> AsyncIterator[Backend]:
     yield Backend()
 
 
+class _Raft(Backend):
+    """Members of the Raft engine on a simulated network. The first one begins the cluster and adds the others."""
+
+    def __init__(self) -> None:
+        self._network = MemberNetwork(random.Random(1))
+
+    def engine(self, member: str) -> OpenEngine:
+        options = RaftOptions(address=f"{member}:1", bootstrap=member == "c1", cluster_id="conformance")
+        return functools.partial(open_raft, transport=self._network.transport(member), options=options)
+
+    async def form(self, cluster: Cluster) -> None:
+        first = cluster.stores["c1"]
+        for member in cluster.members[1:]:
+            await first.membership.add_learner(member, f"{member}:1")
+            await cluster.until(lambda member=member: _votes(first, member))  # type: ignore[misc]
+
+    def kill(self, member: str) -> None:
+        self._network.crash(member)
+
+
+def _votes(store: Store[Ledger], member: str) -> bool:
+    return any(m.id == member and m.voter for m in store.status().members)
+
+
+@contextlib.asynccontextmanager
+async def _raft(directory: Path) -> AsyncIterator[Backend]:
+    yield _Raft()
+
+
 KINDS: list[EngineKind] = [
     EngineKind("single", 1, local=True, replicated=False, limits=single, backend=_alone, run=run_virtual),
+    EngineKind("raft-1", 1, local=True, replicated=True, limits=proposals, backend=_raft, run=run_virtual),
+    EngineKind("raft-3", 3, local=True, replicated=True, limits=proposals, backend=_raft, run=run_virtual),
 ]
 
 

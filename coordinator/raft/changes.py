@@ -14,6 +14,7 @@ from cloudless.coordinator.raft.proposals import no_leader, outcome_unknown
 from cloudless.errors import CloudlessError, FailedPrecondition, InvalidArgument, Unavailable
 
 PATIENCE_S: Final = 10.0
+BUSY_S: Final = 3.0  # another change takes a commit, as a rule
 ANSWER_S: Final = 5.0  # then the question was lost, or its answer
 PAUSE_S: Final = 0.05
 NEW_LEADER_S: Final = 2.0  # until the one that took over is heard of
@@ -78,13 +79,14 @@ class Changes:
     async def change(self, kind: str, member: str, address: str = "") -> str:
         """Returns who leads afterwards. Raises as `Membership`."""
         give_up_s = self._loop.time() + PATIENCE_S
+        busy_until_s = self._loop.time() + BUSY_S
         while True:
             if self._failure is not None:
                 raise type(self._failure)(
                     self._failure.message, reason=self._failure.reason, remedy=self._failure.remedy
                 )
             reason, leader = await self._try(kind, member, address)
-            if not reason:
+            if not reason or (kind == "remove" and reason == "UnknownMember"):
                 return leader
             if reason == "TransferFailed":
                 raise Unavailable(
@@ -92,12 +94,12 @@ class Changes:
                     reason=reason,
                     remedy="see `cloudlessctl cluster status` whether it is connected and caught up, then try again",
                 )
-            if reason in _REFUSALS:
+            if reason in _REFUSALS and not (reason == "ChangeUnderWay" and self._loop.time() < busy_until_s):
                 message, remedy = _REFUSALS[reason]
                 raise FailedPrecondition(message.format(member=member), reason=reason, remedy=remedy)
             if reason == "OutcomeUnknown" and kind == "transfer":  # the others may be repeated
                 raise outcome_unknown("the connection to the leader broke")
-            if self._loop.time() >= give_up_s:
+            if reason != "ChangeUnderWay" and self._loop.time() >= give_up_s:
                 raise no_leader()
             await self._pause()
 

@@ -38,9 +38,9 @@ __all__ = ["RaftEngine", "RaftOptions", "open_raft"]
 
 log = structlog.get_logger(__name__)
 
-# Entries that stay in the log although a snapshot covers them: a member that was away for a short time gets those
-# instead of the whole snapshot.
-TRAILING_ENTRIES: Final = 5000
+# Of the entries between two snapshots, the part that stays in the log although the newer one covers it: a member that
+# was away for a short time gets those instead of the whole snapshot.
+TRAILING_PART: Final = 4
 
 TRANSFER_S: Final = 1.0  # for another one to take over before this member closes
 FINISH_S: Final = 2.0  # for proposals under way
@@ -195,7 +195,7 @@ class RaftEngine:
         state = self._driver.state
         if len(state.configuration.members) <= 1:
             return snapshot_index
-        trailing = snapshot_index - TRAILING_ENTRIES
+        trailing = snapshot_index - self._parts.config.snapshot_entries // TRAILING_PART
         if state.role is not Role.LEADER:
             return max(trailing, 0)
         slowest = min((progress.match_index for progress in state.progress.values()), default=0)
