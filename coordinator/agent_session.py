@@ -8,6 +8,7 @@ the node said. Between them stand slots and maps keyed by replica, so that nothi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
@@ -38,6 +39,7 @@ HELD_REPORTS_MAX = 8
 DEVICE_BYTES_MAX = 64 * 1024
 STATUS_BYTES_MAX = 64 * 1024
 _ID_LENGTH_MAX = 128
+FIRST_ASSIGNMENTS_MS = 250  # they come before all else but the Welcome, unless it takes longer to be sure of them
 RETRY_DELAY_MS_MIN = 100
 RETRY_DELAY_MS_MAX = 5_000
 LEADERLESS_DELAY_MS_MAX = 1_000  # there is a new leader soon, or there is nothing else to do
@@ -116,7 +118,7 @@ class AgentSession:
         self._channels: deque[session_pb2.OpenChannel] = deque()
         self._assignments_due = True
         self._assignments: tuple[Assignment, ...] | None = None
-        self._current = False  # the state here is as new as the one that any other coordinator has shown the node
+        self._current = asyncio.Event()  # the state here is as new as any that the node has been shown
         self._told_addresses: tuple[str, ...] = ()
         self._addresses_due = False
         self._write_due = asyncio.Event()
@@ -211,7 +213,7 @@ class AgentSession:
             self._record_due.set()
 
     def _on_report(self, report: session_pb2.ReplicaReport) -> None:
-        if not self._current:
+        if not self._current.is_set():
             # Replicas that this coordinator does not know yet would be taken for strangers. What finds no room here is
             # not acknowledged, so that it is repeated.
             if len(self._held_reports) < HELD_REPORTS_MAX:
@@ -239,10 +241,10 @@ class AgentSession:
         shall run: the node would stop what another coordinator has assigned to it. Without a leader it waits; the
         node runs meanwhile what it knows."""
         failures = 0
-        while not self._current:
+        while not self._current.is_set():
             try:
                 await self._store.read_barrier()
-                self._current = True
+                self._current.set()
             except CloudlessError as error:
                 log.debug("session.not_current", node=self.node_id, reason=error.reason, cause=error.message)
                 await asyncio.sleep(min(RETRY_DELAY_MS_MIN * 2 ** min(failures, 10), LEADERLESS_DELAY_MS_MAX) / 1000)
@@ -263,10 +265,13 @@ class AgentSession:
                 leaderless=self._leaderless(),
             )
         )
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_ASSIGNMENTS_MS / 1000):
+                await self._current.wait()
         while True:
             await self._write_due.wait()
             self._write_due.clear()
-            if self._assignments_due and self._current:
+            if self._assignments_due and self._current.is_set():
                 await self._send_assignments()
             if self._addresses_due:
                 await self._send_addresses()
