@@ -113,7 +113,15 @@ def _leader_lost(step: Step) -> None:
 
 
 def _may_stand(step: Step) -> bool:
-    return step.id in step.voters and not snapshots.replacing_log(step)
+    """A voter may. So may one that is about to be removed, until that is committed: its log may be the only one that is
+    new enough (§4.2.2, figure 4.6). It does not count itself then."""
+    if snapshots.replacing_log(step):
+        return False
+    if step.id in step.voters:
+        return True
+    configurations = step.configurations
+    pending = len(configurations) > 1 and configurations[-1].index > step.commit_index
+    return pending and step.id in configurations[-2].voters
 
 
 def _count(step: Step, voter: str) -> bool:
