@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -47,6 +47,16 @@ class AgentPlan:
     settings: dict[str, str] = field(default_factory=dict)  # more flags: "owner-memory": "1Gi"
 
 
+class Hosts(Protocol):
+    """Hosts of one machine with addresses of their own; `testing.underlay.Underlay` makes some."""
+
+    def address(self, name: str) -> str: ...
+
+    def enter(self, name: str) -> list[str]:
+        """What stands before the command line of a program that shall run there; it must replace itself by it."""
+        ...
+
+
 class LocalFabric:
     """Synchronous on purpose: its callers are scripts and tests that do one thing after another.
 
@@ -63,8 +73,11 @@ class LocalFabric:
         containerd_address: str = "",
         containerd_snapshotter: str = "overlayfs",
         coordinator_settings: dict[str, str] | None = None,
+        hosts: Hosts | None = None,
     ) -> None:
+        """`hosts`: where the coordinators run, by id; on loopback unless given."""
         self.directory = directory
+        self._hosts = hosts
         self.tag = tag
         self.subnet_prefix = subnet_prefix
         self.containerd_address = containerd_address
@@ -173,13 +186,16 @@ class LocalFabric:
         data = self.coordinator_data(coordinator_id)
         listening = data / "listen.json"
         addresses = self._known_addresses(coordinator_id)
+        host, enter = "127.0.0.1", []
+        if self._hosts is not None:
+            host, enter = self._hosts.address(coordinator_id), self._hosts.enter(coordinator_id)
         flags = {
             "id": coordinator_id,
             "data-dir": str(data),
             # the same ports after a restart: agents, contexts and the other coordinators know them
-            "listen-api": addresses.get("api", "127.0.0.1:0"),
-            "listen-enroll": addresses.get("enroll", "127.0.0.1:0"),
-            "listen-member": addresses.get("member", "127.0.0.1:0"),
+            "listen-api": addresses.get("api", f"{host}:0"),
+            "listen-enroll": addresses.get("enroll", f"{host}:0"),
+            "listen-member": addresses.get("member", f"{host}:0"),
             "metrics-listen": addresses.get("metrics", "127.0.0.1:0"),
             **self.coordinator_settings,
             **(settings or {}),
@@ -189,7 +205,7 @@ class LocalFabric:
         elif (token_file := self._token_file(coordinator_id)).exists():
             flags["join-token-file"] = str(token_file)
         listening.unlink(missing_ok=True)
-        self.spawn(name, [_program("cloudless-coordinator"), *_flags(flags)])
+        self.spawn(name, [*enter, _program("cloudless-coordinator"), *_flags(flags)])
         self.wait_for(listening.exists, what=f"{name} to listen", timeout_s=timeout_s, process=name)
         if not self.context_file.exists():
             self.ctl("config", "import", str(data / "admin.yaml"))

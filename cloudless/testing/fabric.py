@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cloudless.dev import containerd
-from cloudless.dev.fabric import AgentPlan, LocalFabric
+from cloudless.dev.fabric import AgentPlan, Hosts, LocalFabric
 
 
 def require_containerd() -> None:
@@ -32,8 +32,10 @@ def running_fabric(
     subnet_prefix: str = "10.202",
     with_containerd: bool = True,
     coordinator_settings: dict[str, str] | None = None,
+    coordinators: int = 1,
+    hosts: Hosts | None = None,
 ) -> Iterator[LocalFabric]:
-    """A coordinator and agents as real processes, ready; everything is removed at the end."""
+    """Coordinators and agents as real processes, ready; everything is removed at the end."""
     with ExitStack() as stack:
         address, snapshotter = "", "overlayfs"
         if with_containerd:
@@ -49,9 +51,10 @@ def running_fabric(
             containerd_address=address,
             containerd_snapshotter=snapshotter,
             coordinator_settings=coordinator_settings,
+            hosts=hosts,
         )
-        stack.callback(local.stop, "coordinator")
-        local.start_coordinator()
+        stack.callback(lambda: local.stop_together([local.coordinator_process(each) for each in local.coordinators()]))
+        local.start_coordinators(coordinators)
         for plan in agents:
             if with_containerd:
                 stack.callback(local.purge_agent, plan)
