@@ -18,7 +18,7 @@ from cloudless.coordinator.raft import metrics
 from cloudless.coordinator.raft.applying import Applying
 from cloudless.coordinator.raft.cache import RecentEntries
 from cloudless.coordinator.raft.changes import Changes
-from cloudless.coordinator.raft.connections import Connections
+from cloudless.coordinator.raft.connections import INTRODUCTION, Connections
 from cloudless.coordinator.raft.core import effects, events
 from cloudless.coordinator.raft.core.messages import AppendResponse
 from cloudless.coordinator.raft.core.model import Role, State
@@ -124,7 +124,7 @@ class Driver:
             leads_in=self._leads_in,
             now_ms=lambda: self._loop.time() * 1000,
         )
-        self.connections = Connections(transport, member=parts.member)
+        self.connections = Connections(transport, member=parts.member, address=address)
         self.applying = Applying(
             host,
             storage.wal,
@@ -247,15 +247,20 @@ class Driver:
                 self._loop.call_later(CATCH_BREATH_S, self.wake)
             return
         elif kind is ChangeRequest:
-            self.changes.received(sender, message)  # type: ignore[arg-type]
+            self._on_request(sender, message)  # type: ignore[arg-type]
             return
         elif kind is ChangeResponse:
             self.changes.response(sender, message)  # type: ignore[arg-type]
             return
-        else:
-            self.connections.heard_from(sender, self.state)
+        self.connections.heard_from(sender)
         self._inbox.append(events.Received(sender, message))  # type: ignore[arg-type]
         self.wake()
+
+    def _on_request(self, sender: str, request: ChangeRequest) -> None:
+        if request.kind == INTRODUCTION:
+            self.connections.introduced(sender, request.address, self.state)
+        else:
+            self.changes.received(sender, request)
 
     def _on_lost(self, member: str) -> None:
         if self._stopped:
@@ -557,6 +562,8 @@ class Driver:
             self._show_lag()
         if self._leads() and self.state.hand_over is None:
             self._lead_on(now_s)
+        if self.state.role is not Role.FOLLOWER:
+            self.connections.introduce(member.id for member in self.state.configuration.members)
         own = self.state.configuration.get(self.state.id)
         if own is not None and own.address != self._address and self.state.leader and not self._announcing:
             self._announcing = True
