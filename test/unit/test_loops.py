@@ -12,7 +12,7 @@ from cloudless.clock import SystemClock
 from cloudless.coordinator import feed, loops
 from cloudless.coordinator.loops import ReconcileLoop
 from cloudless.coordinator.store import Store
-from cloudless.errors import Unavailable
+from cloudless.errors import FailedPrecondition, Unavailable
 from cloudless.testing import simloop
 from cloudless.testing.disk import SimDisk
 from cloudless.testing.ledger import LedgerMachine, Put
@@ -494,3 +494,30 @@ async def test_it_ends_quietly_when_the_store_closes(tmp_path):
     with pytest.raises(Unavailable):
         await store.propose(Put("x", 1), actor="user/test")
     await loop.stop()
+
+
+def test_a_stale_leaders_plans_carry_its_term_and_are_given_up_quietly():
+    async def scenario(f):
+        await f.put("a", 1)
+        await f.put("b", 1)
+        proposed = []
+        propose = f.store.propose
+
+        async def refused(command, *, term, **rest):
+            proposed.append(term)
+            raise FailedPrecondition("it leads no more", reason="LeadershipLost")
+
+        f.store.propose = refused
+        loop = f.loop()
+        loop.start()
+        await asyncio.sleep(300)
+        assert proposed == [f.store.term] * 2  # once for each key, and never again
+        loop.set_leading(False)
+        f.store.propose = propose
+        await asyncio.sleep(60)
+        assert len(f.calls) == 2
+        loop.set_leading(True)  # the next term looks at every key
+        await f.until(all_wanted)
+        await loop.stop()
+
+    simulate(scenario)
