@@ -10,6 +10,7 @@ ours stopped in good order (SIGTERM), and leadership transferred.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -55,7 +56,7 @@ class Pulse:
             self.accepted.append((began, time.monotonic()))
 
     def next_after(self, moment: float) -> float:
-        """Seconds from `moment` to the first acceptance that cannot have been under way then: the one behind the next."""
+        """Seconds from `moment` to the first acceptance of a write that began later: no answer was under way."""
         while True:
             later = [accepted for began, accepted in list(self.accepted) if began > moment]
             if later:
@@ -142,7 +143,7 @@ class Ours:
     def _longest(self, since: float) -> float:
         """The longest pause between acceptances from then on."""
         times = [accepted for _, accepted in list(self.pulse.accepted) if accepted > since - 0.5]
-        return max(after - before for before, after in zip(times, times[1:], strict=False))
+        return max(after - before for before, after in itertools.pairwise(times))
 
     def close(self) -> None:
         self.pulse.stop()
