@@ -9,7 +9,9 @@ first start finds it there. What comes of it, in this order:
       .restored/           the same, whole: a start that finds it goes on from here
       ca/ tokens.key log/  moved up from there
       restored.json        there until the old coordinators' records are gone (`after_restore`)
-      bootstrap.done       then restore.backup and .restored/ go
+
+Then restore.backup and .restored/ go. The folder is that of a fabric whose first start was cut off before its last
+step: what `bootstrap` does then, a context for the admin above all, it does here too.
 
 The snapshot stands at an index far above that of the backup. Agents ignore assignments of a lower revision than those
 that they have, and clients resume watches at an index; with the backup's own index, the restored fabric would number
@@ -35,7 +37,7 @@ from cloudless.config import CoordinatorConfig
 from cloudless.coordinator.core import snapshot as states
 from cloudless.coordinator.core.commands import SCHEMA, RecordEvent, RemoveCoordinator
 from cloudless.coordinator.core.state import State
-from cloudless.coordinator.joining import DONE_FILE, IDENTITY_FILES
+from cloudless.coordinator.joining import IDENTITY_FILES
 from cloudless.coordinator.store import Store
 from cloudless.coordinator.wal import collector
 from cloudless.coordinator.wal.files import OsFilesystem
@@ -144,7 +146,6 @@ def _publish(data_dir: Path) -> None:
     for made in sorted(whole.iterdir()):
         made.rename(data_dir / made.name)
     sync_directory(data_dir)
-    write_private(data_dir / DONE_FILE, b"restored\n")
     (data_dir / REQUEST_FILE).unlink(missing_ok=True)
     whole.rmdir()
     sync_directory(data_dir)

@@ -21,7 +21,7 @@ from cloudless.coordinator.wal.snapshots import Snapshots
 
 KILLED = 9
 _FILES = frozenset({"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree"})
-FOUND = ["bootstrap.done", "ca", "log", "restored.json", "tokens.key"]
+FOUND = ["ca", "log", "restored.json", "tokens.key"]
 
 
 def run(work: object, argument: CoordinatorConfig, *, kill_before: int = 0) -> int:
@@ -54,7 +54,7 @@ def check(config: CoordinatorConfig) -> None:
     """A start after the crash: everything is there, and nothing else."""
     info = restoring.restore_if_asked(config)
     assert info is not None
-    found = sorted(path.name for path in config.data_dir.iterdir() if not path.name.startswith(".bootstrap.done."))
+    found = sorted(path.name for path in config.data_dir.iterdir())
     assert found == FOUND, found
     (stored,) = Snapshots(OsFilesystem(), config.data_dir / "log" / "snapshots").good()
     state, index, term = states.decode(stored.body)

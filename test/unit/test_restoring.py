@@ -232,9 +232,7 @@ def refused(config: CoordinatorConfig) -> CloudlessError:
 async def test_the_folder_is_private_and_whole(good: Path, tmp_path: Path) -> None:
     config = asked(good, tmp_path / "new")
     restoring.restore_if_asked(config)
-    assert sorted(p.name for p in config.data_dir.iterdir()) == [
-        "bootstrap.done", "ca", "log", "restored.json", "tokens.key",
-    ]  # fmt: skip
+    assert sorted(p.name for p in config.data_dir.iterdir()) == ["ca", "log", "restored.json", "tokens.key"]
     for path in config.data_dir.rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
     assert CertificateAuthority.load(config.data_dir / "ca", SystemClock()).trust_domain == DOMAIN
