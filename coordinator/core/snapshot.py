@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from collections.abc import Iterator
+from io import BytesIO
+from itertools import islice
+from typing import Any, Final
 
 from google.protobuf.message import DecodeError
+from immutables import Map
 
 from cloudless.api.v1 import convert, log_pb2
+from cloudless.coordinator.core import pieces
+from cloudless.coordinator.core.building import StateBuilder
 from cloudless.coordinator.core.outcome import RememberedResult
 from cloudless.coordinator.core.state import State
 from cloudless.core.model import Coordinator, Event, JoinToken, Node, Replica, User, WorkloadRecord
@@ -15,58 +21,87 @@ from cloudless.errors import Corrupt
 
 SCHEMA: Final = 2  # the newest that this version reads and writes; schema 2 has coordinators and their tokens
 
+_WRITE_OBJECTS: Final = 64  # at once
+_READ_BYTES: Final = 64 * 2**10
+
 
 def encode(state: State, *, index: int, term: int) -> bytes:
-    """The snapshot of `state` as of log index `index`, whose entry was of `term`."""
-    message = log_pb2.StateSnapshot(schema=_schema_of(state), index=index, term=term, trust_domain=state.trust_domain)
-    for node_id in sorted(state.nodes):
-        convert.fill(state.nodes[node_id], message.nodes.add())
-    for key in sorted(state.workloads):
-        convert.fill(state.workloads[key], message.workloads.add())
-    for replica_id in sorted(state.replicas):
-        convert.fill(state.replicas[replica_id], message.replicas.add())
-    for token_id in sorted(state.tokens):
-        convert.fill(state.tokens[token_id], message.tokens.add())
-    for name in sorted(state.users):
-        convert.fill(state.users[name], message.users.add())
-    for event in state.events:
-        convert.fill(event, message.events.add())
-    for request_id in state.request_ids:
-        convert.fill(state.results[request_id], message.results.add())
-    for coordinator_id in sorted(state.coordinators):
-        convert.fill(state.coordinators[coordinator_id], message.coordinators.add())
-    data: bytes = message.SerializeToString(deterministic=True)
-    return data
+    """The snapshot of `state` as of log index `index`, whose entry was of `term`. Other threads get their turns."""
+    out = BytesIO()
+    head = log_pb2.StateSnapshot(schema=_schema_of(state), index=index, term=term, trust_domain=state.trust_domain)
+    out.write(head.SerializeToString(deterministic=True))
+    # By field number, as one message with all of it would be written.
+    _write(out, "nodes", _by_key(state.nodes))
+    _write(out, "workloads", _by_key(state.workloads))
+    _write(out, "replicas", _by_key(state.replicas))
+    _write(out, "tokens", _by_key(state.tokens))
+    _write(out, "users", _by_key(state.users))
+    _write(out, "events", iter(state.events))
+    _write(out, "results", (state.results[request_id] for request_id in state.request_ids))
+    _write(out, "coordinators", _by_key(state.coordinators))
+    return out.getvalue()
+
+
+def _by_key(objects: Map[Any, Any]) -> Iterator[Any]:
+    return (objects[key] for key in pieces.in_order(objects))
+
+
+def _write(out: BytesIO, field: str, objects: Iterator[Any]) -> None:
+    while True:
+        message = log_pb2.StateSnapshot()
+        add = getattr(message, field).add
+        count = 0
+        for domain_object in islice(objects, _WRITE_OBJECTS):
+            convert.fill(domain_object, add())
+            count += 1
+        out.write(message.SerializeToString(deterministic=True))
+        if count < _WRITE_OBJECTS:
+            return
 
 
 def decode(data: bytes) -> tuple[State, int, int]:
-    """The state, its log index and term. Raises Corrupt for bytes that are no snapshot of this version."""
+    """The state, its log index and term. Raises Corrupt for bytes that are no snapshot of this version. Other threads
+    get their turns."""
+    builder = StateBuilder()
+    schema, index, term, trust_domain = 0, 0, 0, ""
     try:
-        message = log_pb2.StateSnapshot.FromString(data)
-    except DecodeError as error:
+        for piece in pieces.split(data, piece_bytes=_READ_BYTES):
+            message = log_pb2.StateSnapshot.FromString(piece)
+            schema = message.schema or schema
+            _check_schema(schema)  # it comes first: what follows may be of a newer one
+            index, term = message.index or index, message.term or term
+            trust_domain = message.trust_domain or trust_domain
+            _read(message, builder)
+    except (DecodeError, ValueError) as error:
         raise Corrupt(f"not a snapshot: {error}", reason="BadSnapshot") from None
-    if not 1 <= message.schema <= SCHEMA:
+    _check_schema(schema)
+    return builder.finish(trust_domain), index, term
+
+
+def _read(message: log_pb2.StateSnapshot, builder: StateBuilder) -> None:
+    for node in message.nodes:
+        builder.add_node(convert.from_proto(node, Node))
+    for record in message.workloads:
+        builder.add_workload(convert.from_proto(record, WorkloadRecord))
+    for replica in message.replicas:
+        builder.add_replica(convert.from_proto(replica, Replica))
+    for token in message.tokens:
+        builder.add_token(convert.from_proto(token, JoinToken))
+    for user in message.users:
+        builder.add_user(convert.from_proto(user, User))
+    for coordinator in message.coordinators:
+        builder.add_coordinator(convert.from_proto(coordinator, Coordinator))
+    builder.add_events([convert.from_proto(event, Event) for event in message.events])
+    builder.add_results([convert.from_proto(result, RememberedResult) for result in message.results])
+
+
+def _check_schema(schema: int) -> None:
+    if not 1 <= schema <= SCHEMA:
         raise Corrupt(
-            f"snapshot has schema {message.schema}, this version knows 1 to {SCHEMA}",
+            f"snapshot has schema {schema}, this version knows 1 to {SCHEMA}",
             reason="BadSnapshot",
             remedy="start a version of the coordinator that knows it",
         )
-    state = State.empty(message.trust_domain)
-    for node in message.nodes:
-        state = state.with_node(convert.from_proto(node, Node))
-    for record in message.workloads:
-        state = state.with_workload(convert.from_proto(record, WorkloadRecord))
-    for replica in message.replicas:
-        state = state.with_replica(convert.from_proto(replica, Replica))
-    for token in message.tokens:
-        state = state.with_token(convert.from_proto(token, JoinToken))
-    for user in message.users:
-        state = state.with_user(convert.from_proto(user, User))
-    for coordinator in message.coordinators:
-        state = state.with_coordinator(convert.from_proto(coordinator, Coordinator))
-    state = state.with_events([convert.from_proto(event, Event) for event in message.events])
-    state = state.with_results([convert.from_proto(result, RememberedResult) for result in message.results])
-    return state, message.index, message.term
 
 
 def _schema_of(state: State) -> int:
