@@ -6,6 +6,7 @@
         key.pem            made first, so that every later step can be repeated with the same key
         credentials.json   what the token was given for: a certificate for that key
         joining.json       where the others are; there until they have taken this coordinator in as a learner
+        coordinators.json  where they are since: a start knows no committed state before it has heard of a leader
       ca/, tokens.key      fetched from another coordinator, with that certificate
       bootstrap.done       written last: the folder holds an identity, whole
 
@@ -58,6 +59,7 @@ IDENTITY_FILES: Final = (
 _ID_FILE: Final = "id"
 _KEY_FILE: Final = "key.pem"
 _PLAN_FILE: Final = "joining.json"
+_OTHERS_FILE: Final = "coordinators.json"
 _JOINED: Final = "joined"
 _CALL_TIMEOUT_S: Final = 15.0
 _RETRY_DELAY_S_MIN: Final = 0.1
@@ -130,6 +132,19 @@ def completed(config: CoordinatorConfig) -> None:
     """Forgets what only the join needed. May be repeated."""
     for name in (_PLAN_FILE, stored.FILE_NAME, _KEY_FILE):
         (directory(config) / name).unlink(missing_ok=True)
+
+
+def remember_others(config: CoordinatorConfig, addresses: Sequence[str]) -> None:
+    """Keeps the addresses (host:port) of the others' mTLS listeners for the next start. Blocks. Raises OSError."""
+    write_private(directory(config) / _OTHERS_FILE, json.dumps(list(addresses)).encode())
+
+
+def remembered_others(config: CoordinatorConfig) -> tuple[str, ...]:
+    """What was kept last; what cannot be read says nothing."""
+    try:
+        return tuple(map(str, json.loads((directory(config) / _OTHERS_FILE).read_bytes())))
+    except (OSError, ValueError, TypeError):
+        return ()
 
 
 async def join_if_asked(config: CoordinatorConfig, clock: Clock, *, jitter: Callable[[], float]) -> bool:

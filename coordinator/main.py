@@ -62,7 +62,8 @@ STOP_GRACE_S: Final = 5.0
 HAND_OVER_S: Final = 1.0
 LISTEN_FILE: Final = "listen.json"
 # Without a leader for this long, a coordinator asks the others whether it was removed.
-_ALONE_S: Final = 3.0
+_ALONE_MS: Final = 3_000
+_LOOK_INTERVAL_S: Final = 0.5
 _RETRY_DELAY_S: Final = 1.0
 
 log = structlog.get_logger(__name__)
@@ -306,11 +307,20 @@ class Coordinator:
                 jitter=self._random.random,
             )
             await self.presence.wait_ready()  # this member's own log says by now that it is one
+            await asyncio.to_thread(joining.remember_others, self.config, self._others() or plan.coordinators)
             joining.completed(self.config)
+        kept = joining.remembered_others(self.config)
+        asked_at_ms = self.clock.monotonic_ms()
         while True:
-            await asyncio.sleep(_ALONE_S * (0.75 + 0.5 * self._random.random()))
-            if self.presence.leaderless_ms >= _ALONE_S * 1000:
-                await joining.check_not_removed(self._others(), certificate.current)
+            await asyncio.sleep(_LOOK_INTERVAL_S * (0.75 + 0.5 * self._random.random()))
+            others = tuple(self._others())
+            if self.presence.ready and others != kept:
+                kept = others
+                await asyncio.to_thread(joining.remember_others, self.config, others)
+            now_ms = self.clock.monotonic_ms()
+            if min(self.presence.leaderless_ms, now_ms - asked_at_ms) >= _ALONE_MS:
+                await joining.check_not_removed(others or kept, certificate.current)
+                asked_at_ms = self.clock.monotonic_ms()
 
     async def _after_restore(self, info: BackupInfo) -> None:
         """What a restored fabric has to say, however often that has to be tried; then nothing more."""
