@@ -8,6 +8,7 @@ may take long runs outside the event loop and comes back as an event.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -68,6 +69,7 @@ class Driver:
         self._transport = transport
         self._address = address  # of this member, as it is now
         self._loop = asyncio.get_running_loop()
+        self._random = random.Random(parts.random_bits(64))  # noqa: S311 - for timeouts, one for each step
         self._seconds = parts.seconds
         self.state = state
         self.failure: CloudlessError | None = None
@@ -102,17 +104,6 @@ class Driver:
             on_room=self.wake,
             on_error=self._on_error,
         )
-        self.forwarding = Forwarding(
-            self.proposals, send=transport.send, seconds=self._seconds, first_id=parts.random_bits(48)
-        )
-        self.changes = Changes(
-            member=parts.member,
-            feed=self.feed,
-            send=transport.send,
-            leads=self._leads,
-            leader=lambda: self.state.leader,
-            first_id=parts.random_bits(48),
-        )
         self.replication = Replication(
             storage.wal,
             self.cache,
@@ -123,6 +114,17 @@ class Driver:
             feed=self.feed,
             leads_in=self._leads_in,
             now_ms=lambda: self._loop.time() * 1000,
+        )
+        self.forwarding = Forwarding(
+            self.proposals, send=self.replication.tell, seconds=self._seconds, first_id=parts.random_bits(48)
+        )
+        self.changes = Changes(
+            member=parts.member,
+            feed=self.feed,
+            send=transport.send,
+            leads=self._leads,
+            leader=lambda: self.state.leader,
+            first_id=parts.random_bits(48),
         )
         self.connections = Connections(transport, member=parts.member, address=address)
         self.applying = Applying(
@@ -301,8 +303,9 @@ class Driver:
             return
         if not self.writer.idle:
             if self._sent and self.state.role is Role.LEADER:
-                # What was sent leaves in the meantime: the others' disks work while this one does.
-                self._loop.call_soon(self._flush)
+                # What was sent leaves first, so that the others' disks work while this one does. A transport gathers
+                # what is sent in a turn of the loop, and the loop the writes of the next one.
+                self._loop.call_soon(self._loop.call_soon, self._flush)
             else:
                 self.writer.flush()
         self.applying.run()
@@ -332,7 +335,7 @@ class Driver:
     def _step(self, event: events.Event) -> None:
         if self._stopped:
             return
-        jitter = self._parts.random_bits(32) / 2**32
+        jitter = self._random.random()
         before = self.state
         self.state, todo = step(before, event, now_ms=self._parts.clock.monotonic_ms(), jitter=jitter)
         if self.state.hand_over is not before.hand_over:

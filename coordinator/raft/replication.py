@@ -1,7 +1,12 @@
-"""Sends of the core, with the entries put in: from memory, or from the log for members that are far behind."""
+"""Sends of the core, with the entries put in: from memory, or from the log for members that are far behind.
+
+A message that says nothing but what is committed waits for a few turns of the event loop: as a rule the next entries
+follow at once and say it as well. That saves two messages of three where one caller writes again and again.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -12,7 +17,7 @@ from cloudless.coordinator.raft.cache import RecentEntries
 from cloudless.coordinator.raft.core.effects import Send
 from cloudless.coordinator.raft.core.events import Event, Unreachable
 from cloudless.coordinator.raft.core.messages import AppendEntries
-from cloudless.coordinator.raft.link import Transport
+from cloudless.coordinator.raft.link import AnyMessage, Transport
 from cloudless.coordinator.raft.measuring import RoundTrips
 from cloudless.coordinator.wal.log import Log
 from cloudless.coordinator.wal.record import LogEntry
@@ -20,6 +25,7 @@ from cloudless.errors import Compacted
 
 MESSAGE_ENTRIES_MAX: Final = 1024
 MESSAGE_BYTES_MAX: Final = 2**20
+LATER_TURNS: Final = 4  # of the event loop: a caller that was answered proposes again in fewer
 BACKLOG_BYTES_MAX: Final = 8 * 2**20  # of a member: nothing is built for it while so much waits already
 
 
@@ -48,20 +54,52 @@ class Replication:
         self._feed = feed
         self._leads_in = leads_in
         self._now_ms = now_ms
+        self._rounds: dict[str, tuple[int, int]] = {}  # term and round that each member was told last
+        self._later: dict[str, AppendEntries] = {}
+        self._turns_left = 0
+        self._loop = asyncio.get_running_loop()
         self._reading: dict[str, deque[Send]] = {}  # members for which the log is read; what comes after it, in order
 
     def send(self, effect: Send) -> None:
-        message = effect.message
-        if not isinstance(message, AppendEntries):
-            self._transport.send(effect.to, message)
+        message, to = effect.message, effect.to
+        if type(message) is not AppendEntries:
+            self.tell(to, message)
             return
-        self._round_trips.sent(effect.to, message.round, self._now_ms())
+        told = (message.term, message.round)
+        if not effect.fill_to and self._rounds.get(to) == told:
+            if not self._later:
+                self._turns_left = LATER_TURNS
+                self._loop.call_soon(self._wait)
+            self._later[to] = message
+            return
+        self._rounds[to] = told
+        self._later.pop(to, None)
+        self._round_trips.sent(to, message.round, self._now_ms())
         if not effect.fill_to:
-            self._transport.send(effect.to, message)
-        elif effect.to in self._reading:
-            self._reading[effect.to].append(effect)
+            self._transport.send(to, message)
+        elif to in self._reading:
+            self._reading[to].append(effect)
         else:
             self._fill(effect)
+
+    def tell(self, to: str, message: AnyMessage) -> bool:
+        """Anything else, behind what this member knows to be committed: the other side may wait for both."""
+        later = self._later.pop(to, None)
+        if later is not None:
+            self._transport.send(to, later)
+        return self._transport.send(to, message)
+
+    def _wait(self) -> None:
+        self._turns_left -= 1
+        if not self._later:
+            return
+        if self._turns_left:
+            self._loop.call_soon(self._wait)
+            return
+        later, self._later = self._later, {}
+        for to, message in later.items():
+            if message.term == self._leads_in():
+                self._transport.send(to, message)
 
     def _fill(self, effect: Send) -> None:
         """In several messages where one would be too large."""

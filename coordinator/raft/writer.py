@@ -27,10 +27,10 @@ GROUP_BYTES_MAX: Final = 8 * 2**20
 
 # As in `wal.single`: a thread costs a small group about a third of its latency, and a slow disk must not hold the event
 # loop. Messages of the other members wait for an inline sync as well, so the bound is about what building them costs.
-INLINE_SYNC_S: Final = 0.0005
+INLINE_SYNC_S: Final = 0.001
 INLINE_ENTRIES_MAX: Final = 128
 INLINE_BYTES_MAX: Final = 64 * 2**10
-_FADE: Final = 0.95
+_FADE: Final = 0.9
 
 RETRY_S: Final = 0.05
 RETRY_S_MAX: Final = 1.0
