@@ -9,11 +9,11 @@ Every write passes here several times, so that a converter is generated as strai
 generates `__init__`: once for each pair of a class and a message, at its first use. For a port it reads
 
     def write(value, message):                      def read(message):
-        v = value.name                                  return cls(
-        if v:                                               message.name,
-            message.name = v                                member_protocol(message.protocol),
-        v = value.protocol                                  ...
-        if v is not None:                               )
+        v = value.name                                  made = new(cls)
+        if v:                                           set_name(made, message.name)
+            message.name = v                            set_protocol(made, member_protocol(message.protocol))
+        v = value.protocol                              ...
+        if v is not None:                               return made
             message.protocol = number_protocol[v]
 
 Nothing but field names of our own classes goes into the code. A scalar's default is not written, for it has no
@@ -154,8 +154,10 @@ def _writer(cls: type, descriptor: Any) -> _Write:
 
 @cache
 def _reader(cls: type, descriptor: Any) -> _Read:
+    direct = _has_plain_slots(cls)
     arguments: list[str] = []
-    names: dict[str, Any] = {"cls": cls}
+    lines: list[str] = []
+    names: dict[str, Any] = {"cls": cls, "new": object.__new__}
     for field in _fields(cls, descriptor):
         name = field.name
         value = f"message.{name}"
@@ -173,6 +175,22 @@ def _reader(cls: type, descriptor: Any) -> _Read:
             value = f"{'dict' if field.kind == 'map' else 'tuple'}({value})"
         if field.optional and field.kind in ("message", "scalar"):
             value = f"{value} if message.HasField({name!r}) else None"
-        arguments.append(f"    {value},")
-    read: _Read = _generated("read(message)", ["return cls(", *arguments, ")"], names)
+        if direct:
+            names[f"set_{name}"] = vars(cls)[name].__set__
+            lines.append(f"set_{name}(made, {value})")
+        else:
+            arguments.append(f"    {value},")
+    body = ["made = new(cls)", *lines, "return made"] if direct else ["return cls(", *arguments, ")"]
+    read: _Read = _generated("read(message)", body, names)
     return read
+
+
+def _has_plain_slots(cls: type) -> bool:
+    """Whether its `__init__` does no more than fill a slot for each field. A frozen dataclass does that through
+    `object.__setattr__`, by name, which takes twice as long as the slot itself."""
+    slots = vars(cls).get("__slots__")
+    return (
+        not hasattr(cls, "__post_init__")
+        and slots == tuple(field.name for field in dataclasses.fields(cls))
+        and all(isinstance(vars(cls)[name], types.MemberDescriptorType) for name in slots)
+    )
