@@ -11,6 +11,7 @@ import contextlib
 import functools
 import itertools
 import random
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -20,9 +21,11 @@ from typing import Any, cast
 from structlog.testing import capture_logs
 
 from cloudless.clock import Clock, SystemClock
-from cloudless.config import StoreConfig
+from cloudless.config import EtcdConfig, StoreConfig
 from cloudless.coordinator.core.outcome import ApplyResult
 from cloudless.coordinator.engine import OpenEngine
+from cloudless.coordinator.etcd import engine as etcd
+from cloudless.coordinator.etcd.engine import open_etcd
 from cloudless.coordinator.raft import proposals
 from cloudless.coordinator.raft.engine import RaftOptions, open_raft
 from cloudless.coordinator.store import Store
@@ -31,6 +34,7 @@ from cloudless.coordinator.wal.files import Filesystem
 from cloudless.errors import CloudlessError
 from cloudless.testing import simloop
 from cloudless.testing.disk import PowerCut, SimDisk
+from cloudless.testing.etcd import MortalClient, shared_etcd
 from cloudless.testing.ledger import Ledger, LedgerMachine, Put
 from cloudless.testing.member_network import MemberNetwork
 
@@ -74,8 +78,23 @@ def run_virtual(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     simloop.run(lambda loop: main())
 
 
+@functools.cache
+def _real_loop() -> asyncio.Runner:
+    """One for the process: gRPC's poller keeps to the loop that it met first."""
+    return asyncio.Runner()
+
+
 def run_real(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(main())
+    async def alone() -> None:
+        try:
+            await main()
+        finally:  # what killed members left
+            left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+    _real_loop().run(alone())
 
 
 @contextlib.asynccontextmanager
@@ -112,10 +131,36 @@ async def _raft(directory: Path) -> AsyncIterator[Backend]:
     yield _Raft()
 
 
+class _Etcd(Backend):
+    """Coordinators on a real etcd, below a prefix of their own."""
+
+    def __init__(self, directory: Path) -> None:
+        prefix = f"/{directory.name}-{uuid.uuid4().hex[:8]}/"
+        self._settings = EtcdConfig(endpoints=(shared_etcd(),), prefix=prefix, lease_ttl_ms=1000)
+        self._clients: dict[str, MortalClient] = {}
+
+    def engine(self, member: str) -> OpenEngine:
+        self._clients[member] = client = MortalClient(self._settings)
+        return functools.partial(open_etcd, client=client)
+
+    def config(self, config: StoreConfig) -> StoreConfig:
+        return replace(config, etcd=self._settings)
+
+    def kill(self, member: str) -> None:
+        self._clients[member].dead = True
+
+
+@contextlib.asynccontextmanager
+async def _etcd(directory: Path) -> AsyncIterator[Backend]:
+    yield _Etcd(directory)
+
+
 KINDS: list[EngineKind] = [
     EngineKind("single", 1, local=True, replicated=False, limits=single, backend=_alone, run=run_virtual),
     EngineKind("raft-1", 1, local=True, replicated=True, limits=proposals, backend=_raft, run=run_virtual),
     EngineKind("raft-3", 3, local=True, replicated=True, limits=proposals, backend=_raft, run=run_virtual),
+    EngineKind("etcd-1", 1, local=False, replicated=False, limits=etcd, backend=_etcd, run=run_real),
+    EngineKind("etcd-3", 3, local=False, replicated=False, limits=etcd, backend=_etcd, run=run_real),
 ]
 
 

@@ -3,16 +3,43 @@ folder of the caller's. A missing etcd is an error, never a reason to skip."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
+
+from cloudless.config import EtcdConfig
+from cloudless.coordinator.etcd.client import EtcdClient
+from cloudless.errors import Unavailable
 
 START_S = 20.0
+
+
+class MortalClient(EtcdClient):
+    """A client whose process can end: from then on nothing that it tries reaches etcd."""
+
+    def __init__(self, config: EtcdConfig) -> None:
+        super().__init__(config)
+        self.dead = False
+
+    def _channel(self) -> Any:
+        if self.dead:
+            raise Unavailable("this process is dead")
+        return super()._channel()
+
+    async def watch(self, prefix: bytes, *, from_revision: int) -> AsyncIterator[Any]:
+        async for answer in super().watch(prefix, from_revision=from_revision):
+            if self.dead:
+                raise Unavailable("this process is dead")
+            yield answer
 
 
 def free_ports(count: int) -> list[int]:
@@ -109,6 +136,16 @@ def running_etcd(directory: Path, *, members: int = 1, quota_bytes: int = 0) -> 
     finally:
         for member in found:
             member.kill()
+
+
+@functools.cache
+def shared_etcd() -> str:
+    """The endpoint of one etcd for this process, for tests that do it no harm; it ends with the process."""
+    stack = contextlib.ExitStack()
+    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="etcd-")))
+    (member,) = stack.enter_context(running_etcd(directory))
+    atexit.register(stack.close)
+    return member.endpoint
 
 
 def _program(name: str) -> str:

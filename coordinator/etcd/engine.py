@@ -44,6 +44,7 @@ from cloudless.errors import (
 log = structlog.get_logger(__name__)
 
 QUEUE_ENTRIES_MAX: Final = 16_384
+ENTRY_BYTES_MAX: Final = APPEND_BYTES_MAX
 QUEUE_BYTES_MAX: Final = 64 * 2**20
 GROUP_ENTRIES_MAX: Final = 1024
 CLOSE_S: Final = 2.0
@@ -59,9 +60,12 @@ class _Pending:
     future: asyncio.Future[Committed]
 
 
-async def open_etcd(parts: EngineParts, host: StateHost) -> EtcdEngine:
-    """An `OpenEngine`. Raises Unavailable when etcd does not answer, Corrupt for keys that are not the engine's."""
-    client = EtcdClient(parts.config.etcd)
+async def open_etcd(parts: EngineParts, host: StateHost, *, client: EtcdClient | None = None) -> EtcdEngine:
+    """An `OpenEngine`. `client` is the engine's from then on; made from the settings unless given.
+
+    Raises Unavailable when etcd does not answer, Corrupt for keys that are not the engine's, InvalidArgument.
+    """
+    client = client or EtcdClient(parts.config.etcd)
     try:
         engine = EtcdEngine(parts, host, client)
         await engine._open()
@@ -189,6 +193,8 @@ class EtcdEngine:
         """All that ask while one question is under way share the next one."""
         if self._failure is not None:
             raise _copy(self._failure)
+        if self._closed:
+            raise Unavailable("the store is closed", reason="StoreClosed")
         reading = self._reading
         if reading is None:
             reading = self._reading = asyncio.ensure_future(self._read_index())
