@@ -670,18 +670,20 @@ class ListEventsResponse(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[_types_pb2.Event, _Mapping]]] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class WatchEventsRequest(_message.Message):
-    __slots__ = ("namespace", "all_namespaces", "type_prefix", "resource", "from_index")
+    __slots__ = ("namespace", "all_namespaces", "type_prefix", "resource", "from_index", "from_sequence")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     ALL_NAMESPACES_FIELD_NUMBER: _ClassVar[int]
     TYPE_PREFIX_FIELD_NUMBER: _ClassVar[int]
     RESOURCE_FIELD_NUMBER: _ClassVar[int]
     FROM_INDEX_FIELD_NUMBER: _ClassVar[int]
+    FROM_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     all_namespaces: bool
     type_prefix: str
     resource: str
     from_index: int
-    def __init__(self, namespace: _Optional[str] = ..., all_namespaces: bool = ..., type_prefix: _Optional[str] = ..., resource: _Optional[str] = ..., from_index: _Optional[int] = ...) -> None: ...
+    from_sequence: int
+    def __init__(self, namespace: _Optional[str] = ..., all_namespaces: bool = ..., type_prefix: _Optional[str] = ..., resource: _Optional[str] = ..., from_index: _Optional[int] = ..., from_sequence: _Optional[int] = ...) -> None: ...
 
 class WatchEventsResponse(_message.Message):
     __slots__ = ("event",)

@@ -21,6 +21,7 @@ from cloudless.errors import Compacted, InvalidArgument
 
 LIMIT_DEFAULT: Final = 500
 LIMIT_MAX: Final = 5000
+_ALL_OF_ENTRY: Final = 2**31
 
 Matches = Callable[[Event], bool]
 
@@ -47,13 +48,17 @@ class Events(control_pb2_grpc.EventServiceServicer):
         return control_pb2.ListEventsResponse(events=reversed(newest), revision=snapshot.index)
 
     async def WatchEvents(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        """From index 0: from now on. Else everything after that index, which is that of the last event seen, or the
-        revision of a list. Raises Compacted where events after it may have been dropped."""
+        """From index 0: from now on. Else everything after that index, which is the revision of a list; or, with its
+        sequence, after the last event seen. Any coordinator goes on where another one ended. Raises Compacted where
+        events after it may have been dropped."""
         if request.from_index < 0:
             raise InvalidArgument("from_index must not be negative", reason="BadRevision")
         matches = _filter(current(), request)
         snapshot = self._backend.store.snapshot
-        past = _after(snapshot.state, request.from_index) if request.from_index else []
+        past: list[Event] = []
+        if request.from_index:
+            sequence = request.from_sequence if request.HasField("from_sequence") else _ALL_OF_ENTRY
+            past = _after(snapshot.state, (request.from_index, sequence))
         with closing(self._backend.store.watch(max(snapshot.index, request.from_index))) as batches:
             # Tells a client that waits for it that nothing from this moment on will be missed.
             await context.send_initial_metadata(())
@@ -66,16 +71,17 @@ class Events(control_pb2_grpc.EventServiceServicer):
                         yield _message(event)
 
 
-def _after(state: State, index: int) -> list[Event]:
-    """The kept events of entries after `index`, oldest first. Raises Compacted where some may have been dropped."""
+def _after(state: State, seen: tuple[int, int]) -> list[Event]:
+    """The kept events behind the one of index and sequence `seen`, oldest first. Raises Compacted where some may have
+    been dropped."""
     found: list[Event] = []
     for event in state.events.newest_first():
-        if event.index <= index:
+        if (event.index, event.sequence) <= seen:
             return found[::-1]
         found.append(event)
     if len(state.events) >= state.events.limit:
         raise Compacted(
-            f"events after index {index} are no longer all kept",
+            f"events after index {seen[0]} are no longer all kept",
             reason="EventsCompacted",
             remedy="list the events that are kept and watch from the list's revision",
         )
