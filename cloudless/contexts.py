@@ -14,15 +14,18 @@
         expires-at: 1769817600000
 
 It stands at `$CLOUDLESS_CONFIG`, else `~/.config/cloudless/config.yaml`, with mode 0600, for it holds private keys.
-Values are immutable: `merge`, `use` and `delete` give a new object, `save` writes it in one step.
+Values are immutable: `merge`, `use` and `delete` give a new object, `save` writes it in one step; `update` does both on
+what the file holds at that moment, for programs that keep something by the way.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import stat
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,8 @@ from cloudless.identity.spiffe import USER, SpiffeId
 
 MAX_BYTES = 4 * 2**20
 _DEPTH_MAX = 16
+_LOCK_ATTEMPTS = 50
+_LOCK_PAUSE_S = 0.02
 _TEXTS = ("name", "trust-domain", "namespace", "user", "certificate", "key", "bundle")
 _TIMES = ("not-before", "expires-at")
 _TIME_MAX_MS = 253_402_300_799_999  # the end of the year 9999
@@ -161,6 +166,31 @@ def load(path: Path) -> Contexts:
         warning = f"{path} holds private keys and has mode {mode:04o}: run `chmod 600 {path}`"
         contexts = dataclasses.replace(contexts, warning=warning)
     return contexts
+
+
+def update(path: Path, change: Callable[[Contexts], Contexts | None]) -> None:
+    """Changes the file as it is now, in one step, while no other `update` does: `change` gets what it holds and
+    returns what it shall hold, or None to leave it. Raises what `load` and `save` raise, and BlockingIOError where
+    another update goes on for more than a second."""
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        _lock(descriptor)
+        changed = change(load(path))
+        if changed is not None:
+            changed.save(path)
+    finally:
+        os.close(descriptor)  # and with it the lock
+
+
+def _lock(descriptor: int) -> None:
+    for attempt in range(_LOCK_ATTEMPTS, 0, -1):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if attempt == 1:
+                raise
+            time.sleep(_LOCK_PAUSE_S)
 
 
 def encode(contexts: Contexts) -> bytes:

@@ -67,6 +67,7 @@ class App:
         self.settings = Settings(os.environ if environment is None else environment)
         self.clock: Clock = clock or SystemClock()
         self._open_channel = open_channel
+        self.learnt: tuple[str, ...] = ()  # the coordinators' addresses, where they are others than the context's
 
     # output
 
@@ -135,11 +136,24 @@ class App:
                 reason="BadContext",
                 remedy="import a complete context with `cloudlessctl config import FILE`",
             )
-        return self.client_at(context.coordinators)
+        return self._client(context.coordinators, on_learnt=self._learn)
+
+    def _learn(self, addresses: tuple[str, ...]) -> None:
+        self.learnt = addresses
 
     def client_at(self, addresses: Sequence[str], *, timeout_ms: int | None = None) -> Client:
         """A client of the chosen context for these coordinators only; close it."""
+        return self._client(addresses, timeout_ms=timeout_ms)
+
+    def _client(
+        self,
+        addresses: Sequence[str],
+        *,
+        timeout_ms: int | None = None,
+        on_learnt: Callable[[tuple[str, ...]], None] | None = None,
+    ) -> Client:
         from cloudless.ctl.client import Client
+        from cloudless.identity.channel import LINEARIZABLE, STALE
 
         return Client(
             addresses,
@@ -149,6 +163,8 @@ class App:
             timeout_ms=self.settings.request_timeout_ms if timeout_ms is None else timeout_ms,
             trace=self.note if self.settings.verbose else None,
             new_request_id=lambda: str(uuid.uuid4()),
+            consistency=STALE if self.settings.flags.get("stale") else LINEARIZABLE,
+            on_learnt=on_learnt,
         )
 
     @property

@@ -28,9 +28,10 @@ def run(arguments: Sequence[str] | None = None, app: App | None = None) -> int:
         code = answer if isinstance(answer, int) else 0
         sys.stdout.flush()
         if code == 0 and app.has_called and not app.completes:
-            from cloudless.ctl.renewal import renew_if_due
+            from cloudless.ctl.renewal import renew_if_due, save_learnt
 
             renew_if_due(app)
+            save_learnt(app)
     except CloudlessError as error:
         code = report(error)
     except click.exceptions.Exit as ended:

@@ -1,7 +1,8 @@
-"""A person's certificate is renewed before it ends, by the way: after a command that went well.
+"""What a command keeps by the way, after it went well: a renewed certificate, and addresses of coordinators.
 
-It keeps its key. What fails here fails silently, unless -v asks: the command has done its work, and the next one tries
-again. The certificate itself is read once; then its times stand beside it in the contexts file.
+A person's certificate is renewed before it ends; it keeps its key. What fails here fails silently, unless -v asks: the
+command has done its work, and the next one tries again. The certificate itself is read once; then its times stand
+beside it in the contexts file.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from cloudless.ctl.times import instant
 from cloudless.errors import CloudlessError
 
 if TYPE_CHECKING:
-    from cloudless.contexts import Context
+    from cloudless.contexts import Context, Contexts
 
 TIMEOUT_MS: Final = 2_000
 
@@ -34,6 +35,30 @@ def renew_if_due(app: App) -> None:
     except (CloudlessError, OSError, ValueError) as error:
         if app.settings.verbose:
             app.note(f"# the certificate was not renewed: {error}")
+
+
+def save_learnt(app: App) -> None:
+    """Keeps the coordinators' addresses that the fabric told meanwhile, in the context that was used. Under the same
+    conditions as a renewal; fails as silently."""
+    if not app.learnt or not _is_ours(app):
+        return
+    from cloudless import contexts
+
+    used, learnt = app.context, app.learnt
+
+    def change(latest: Contexts) -> Contexts | None:
+        present = latest.get(used.name)
+        if present.coordinators != used.coordinators:
+            return None  # another command, or a person, was faster
+        return latest.merge(replace(present, coordinators=learnt))
+
+    try:
+        contexts.update(app.config_path, change)
+        if app.settings.verbose:
+            app.note(f"# the coordinators of context {used.name} are now {', '.join(learnt)}")
+    except (CloudlessError, OSError, ValueError) as error:
+        if app.settings.verbose:
+            app.note(f"# the coordinators' addresses were not saved: {error}")
 
 
 def _is_ours(app: App) -> bool:
@@ -76,11 +101,17 @@ def _save(app: App, used: Context, fresh: Context) -> None:
     """Into the file as it is now: another command may have changed it meanwhile."""
     from cloudless import contexts
 
-    latest = contexts.load(app.config_path)
-    present = latest.get(used.name)
-    if present.certificate != used.certificate:
-        return
-    present = replace(
-        present, certificate=fresh.certificate, not_before_ms=fresh.not_before_ms, expires_at_ms=fresh.expires_at_ms
-    )
-    latest.merge(present).save(app.config_path)
+    def change(latest: Contexts) -> Contexts | None:
+        present = latest.get(used.name)
+        if present.certificate != used.certificate:
+            return None
+        return latest.merge(
+            replace(
+                present,
+                certificate=fresh.certificate,
+                not_before_ms=fresh.not_before_ms,
+                expires_at_ms=fresh.expires_at_ms,
+            )
+        )
+
+    contexts.update(app.config_path, change)

@@ -25,8 +25,9 @@ def follow(
     left_ms: Callable[[], int] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Any]:
-    """Every message of a watch. When the stream breaks it is opened again after the last revision seen; when that is
-    too old, from the present state (revision 0), so that a message can come twice.
+    """Every message of a watch. When the stream breaks it is opened again after the last revision seen, with another
+    coordinator at once where there is one; when that revision is too old, from the present state (revision 0), so that
+    a message can come twice.
 
     `left_ms` bounds it all and raises DeadlineExceeded. Raises Unavailable when the coordinator stays away.
     """
@@ -53,6 +54,8 @@ def follow(
             failures += 1
         finally:
             cancel()
+        if failures < len(client.addresses):
+            continue
         delay_ms = min(RECONNECT_MS_FIRST * 2 ** min(failures, 8), RECONNECT_MS_MAX)
         if left_ms is not None:
             delay_ms = min(delay_ms, left_ms())
