@@ -9,9 +9,10 @@ without them is decoded onto `STARTING_SPEC`.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import replace
+from functools import cache
 from typing import Any, Final, TypeVar
 
+from cloudless.core.replacing import replace
 from cloudless.core.spec import (
     AntiAffinity,
     Backoff,
@@ -48,6 +49,7 @@ PROBE: Final = Probe(period_ms=10_000, timeout_ms=1000, success_threshold=1, fai
 HTTP_PROBE: Final = HttpProbe(path="/", scheme="HTTP")
 BACKOFF: Final = Backoff(initial_ms=1000, max_ms=5 * 60_000, reset_ms=10 * 60_000)
 ROLLOUT: Final = Rollout(strategy=RolloutStrategy.ROLLING_UPDATE, max_surge=1)
+_ROLLOUT_WITHOUT_SURGE: Final = replace(ROLLOUT, max_surge=0)
 DISRUPTION: Final = Disruption(offline_grace_ms=30_000, on_reconnect=ReconnectRule.KEEP_OLDEST)
 TERMINATION: Final = Termination(grace_period_ms=10_000)
 
@@ -75,14 +77,19 @@ def apply(metadata: Metadata, spec: WorkloadSpec) -> tuple[Metadata, WorkloadSpe
 
 def _unstated(value: T, default: T) -> T:
     """`value` with each of its fields that is zero, empty or None taken from `default`."""
-    target: Any = value
-    changes = {
-        field.name: getattr(default, field.name)
-        for field in dataclasses.fields(target)
-        if not getattr(value, field.name) and getattr(default, field.name)
-    }
-    filled: T = replace(target, **changes) if changes else value
-    return filled
+    if value == default:
+        return value
+    cls: Any = type(value)
+    changes = {}
+    for name in _names(cls):
+        if not getattr(value, name) and (stated := getattr(default, name)):
+            changes[name] = stated
+    return replace(value, **changes) if changes else value
+
+
+@cache
+def _names(cls: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(cls))
 
 
 def _container(container: Container) -> Container:
@@ -128,6 +135,8 @@ def _probe(probe: Probe | None) -> Probe | None:
 
 
 def _placement(placement: Placement) -> Placement:
+    if not (placement.tolerations or placement.anti_affinity or placement.spread):
+        return placement
     return replace(
         placement,
         tolerations=tuple(_unstated(toleration, Toleration(operator="Equal")) for toleration in placement.tolerations),
@@ -149,5 +158,5 @@ def _restart_policy(policy: RestartPolicy) -> RestartPolicy:
 
 def _rollout(rollout: Rollout) -> Rollout:
     """A surge of one unless the author bounds the rollout by `maxUnavailable`, or recreates."""
-    surge = 0 if rollout.max_unavailable or rollout.strategy is RolloutStrategy.RECREATE else ROLLOUT.max_surge
-    return _unstated(rollout, replace(ROLLOUT, max_surge=surge))
+    no_surge = rollout.max_unavailable or rollout.strategy is RolloutStrategy.RECREATE
+    return _unstated(rollout, _ROLLOUT_WITHOUT_SURGE if no_surge else ROLLOUT)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from typing import Final
 
+from cloudless.core.replacing import replace
 from cloudless.core.spec import Disruption, ResourceAmounts, Rollout, WorkloadSpec
 
 NOTHING: Final = ResourceAmounts()
@@ -44,6 +44,16 @@ def total(amounts: Iterable[ResourceAmounts]) -> ResourceAmounts:
     for amount in amounts:
         result = plus(result, amount)
     return result
+
+
+def has_negative(amounts: ResourceAmounts) -> bool:
+    return (
+        amounts.cpu_millis < 0
+        or amounts.memory_bytes < 0
+        or amounts.storage_bytes < 0
+        or amounts.egress_bps < 0
+        or amounts.pids < 0
+    )
 
 
 def exceeded(wanted: ResourceAmounts, capacity: ResourceAmounts) -> tuple[str, ...]:
@@ -87,7 +97,7 @@ def template_of(spec: WorkloadSpec) -> WorkloadSpec:
     Left out is what only the coordinator acts on: how many replicas, in which order they are replaced, their
     priority, and what happens when a node goes away.
     """
-    return dataclasses.replace(spec, replicas=0, priority=0, rollout=Rollout(), disruption=Disruption())
+    return replace(spec, replicas=0, priority=0, rollout=Rollout(), disruption=Disruption())
 
 
 def host_ports_of(spec: WorkloadSpec) -> frozenset[tuple[int, str]]:

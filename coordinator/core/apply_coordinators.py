@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -15,6 +14,7 @@ from cloudless.coordinator.core.state import State
 from cloudless.coordinator.core.transition import Transition
 from cloudless.core.labels import is_dns_label
 from cloudless.core.model import Coordinator, JoinToken, Severity
+from cloudless.core.replacing import replace
 from cloudless.errors import FailedPrecondition, InvalidArgument, NotFound, TokenRefused
 from cloudless.identity.spiffe import COORDINATOR, is_name
 
@@ -33,7 +33,7 @@ def enroll_coordinator(t: Transition, command: EnrollCoordinator) -> ApplyResult
         return t.accepted("unchanged", revision=before.revision)
     token = admitting_coordinator_token(t.state, command, now_ms=t.now_ms)
     name = command.coordinator_id
-    t.put_token(dataclasses.replace(token, uses=token.uses + 1, used_by=(name,)))
+    t.put_token(replace(token, uses=token.uses + 1, used_by=(name,)))
     t.put_coordinator(
         Coordinator(
             id=name,
@@ -101,7 +101,7 @@ def announce_coordinator(t: Transition, command: AnnounceCoordinator) -> ApplyRe
         )
     if (behind := versions.too_old(t.state, name, schema=command.log_schema)) is not None:
         raise behind
-    after = dataclasses.replace(
+    after = replace(
         before or Coordinator(id=name, joined_at_ms=t.now_ms),
         version=command.version,
         schema=command.log_schema,
@@ -119,7 +119,7 @@ def announce_coordinator(t: Transition, command: AnnounceCoordinator) -> ApplyRe
     if before.version != after.version:
         description = f"runs version {after.version}, before {before.version}"
         t.emit("coordinator.updated", resource, description, metadata={"version": after.version})
-    elif dataclasses.replace(before, schema=after.schema) != after:
+    elif replace(before, schema=after.schema) != after:
         t.emit("coordinator.updated", resource, f"is at {', '.join(after.api_addresses)}")
     return t.accepted("updated")
 
@@ -136,7 +136,7 @@ def remove_coordinator(t: Transition, command: RemoveCoordinator) -> ApplyResult
             reason="LastCoordinator",
             remedy="add another one first: cloudlessctl cluster add",
         )
-    t.put_coordinator(dataclasses.replace(before, removed=True))
+    t.put_coordinator(replace(before, removed=True))
     t.emit(
         "coordinator.removed",
         f"coordinator/{before.id}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Final
 
@@ -14,6 +13,7 @@ from cloudless.coordinator.core.state import State
 from cloudless.coordinator.core.transition import Transition
 from cloudless.core.labels import is_dns_label, is_label_key, is_label_value
 from cloudless.core.model import JoinToken, Node, NodeState, Replica, Severity, Taint
+from cloudless.core.replacing import replace
 from cloudless.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, TokenRefused
 
 _USED_BY_KEPT: Final = 1000  # names kept with a token that admits many
@@ -24,10 +24,10 @@ def enroll_node(t: Transition, command: EnrollNode) -> ApplyResult:
     token = admitting_token(t.state, command, now_ms=t.now_ms)
     before = t.state.nodes.get(name)
     used_by = (*(n for n in token.used_by if n != name), name)[-_USED_BY_KEPT:]
-    t.put_token(dataclasses.replace(token, uses=token.uses + 1, used_by=used_by))
+    t.put_token(replace(token, uses=token.uses + 1, used_by=used_by))
     node = before or Node(id=name, state=NodeState.ENROLLING, state_since_ms=t.now_ms)
     t.put_node(
-        dataclasses.replace(
+        replace(
             node,
             region=token.region or node.region,
             zone=token.zone or node.zone,
@@ -97,7 +97,7 @@ def renew_certificate(t: Transition, command: RenewCertificate) -> ApplyResult:
     if not command.public_key_sha256:
         raise InvalidArgument("a certificate is for a key", reason="NodeKeyMissing")
     t.put_node(
-        dataclasses.replace(
+        replace(
             node,
             public_key_sha256=command.public_key_sha256,
             certificate_serial=command.certificate_serial,
@@ -125,7 +125,7 @@ def update_node(t: Transition, command: UpdateNode) -> ApplyResult:
     elif not cordoned:
         draining = False
     labels = {k: v for k, v in before.labels.items() if k not in command.remove_labels}
-    node = dataclasses.replace(
+    node = replace(
         before,
         cordoned=cordoned,
         draining=draining,
@@ -172,9 +172,9 @@ def report_node(t: Transition, command: ReportNode) -> ApplyResult:
     _check_labels(device.labels)
     if state is was and device == before.device:
         return t.accepted("unchanged", revision=before.revision)
-    node = dataclasses.replace(before, device=device)
+    node = replace(before, device=device)
     if state is not was:
-        node = dataclasses.replace(node, state=state, state_reason=command.reason, state_since_ms=t.now_ms)
+        node = replace(node, state=state, state_reason=command.reason, state_since_ms=t.now_ms)
     t.put_node(node)
     if state is not was:
         _tell_state(t, node, was)
@@ -211,7 +211,7 @@ def _evict_what_no_longer_fits(t: Transition, node: Node) -> None:
     held.sort(key=importance)
     while held and amounts.exceeded(amounts.total(replica.fragment for replica in held), node.device.capacity):
         victim = held.pop()
-        t.put_replica(dataclasses.replace(victim, stopping=True, stop_reason="CapacityReduced"))
+        t.put_replica(replace(victim, stopping=True, stop_reason="CapacityReduced"))
         t.emit(
             "scheduling.reschedule",
             f"replica/{victim.id}",

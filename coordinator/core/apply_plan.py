@@ -6,8 +6,6 @@ two plans that were made at once can never promise the same resources.
 
 from __future__ import annotations
 
-import dataclasses
-
 from cloudless.coordinator.core import amounts
 from cloudless.coordinator.core.commands import ApplyPlan, PlannedReplica
 from cloudless.coordinator.core.outcome import ApplyResult
@@ -24,6 +22,7 @@ from cloudless.core.model import (
     Severity,
     WorkloadRecord,
 )
+from cloudless.core.replacing import replace
 from cloudless.core.spec import ResourceAmounts
 from cloudless.errors import NotFound
 
@@ -59,7 +58,7 @@ def _place(t: Transition, record: WorkloadRecord, planned: PlannedReplica) -> No
     if decision.node_id:
         obstacle = _obstacle(t, record, decision.node_id, fragment)
         if obstacle is not None:
-            decision = dataclasses.replace(
+            decision = replace(
                 decision,
                 node_id="",
                 candidates=(),
@@ -73,7 +72,7 @@ def _place(t: Transition, record: WorkloadRecord, planned: PlannedReplica) -> No
         created_at_ms=t.now_ms,
         attempt=max(0, planned.attempt),
     )
-    replica = dataclasses.replace(replica, generation=record.generation)
+    replica = replace(replica, generation=record.generation)
     if decision.node_id:
         _assign(t, replica, decision, fragment)
     elif existing is None or existing.placement.summary != decision.summary:
@@ -118,7 +117,7 @@ def _node_obstacle(node: Node | None) -> tuple[str, str] | None:
 
 def _assign(t: Transition, replica: Replica, decision: PlacementDecision, fragment: ResourceAmounts) -> None:
     t.put_replica(
-        dataclasses.replace(
+        replace(
             replica,
             node_id=decision.node_id,
             status=ReplicaStatus(phase=ReplicaPhase.ASSIGNED, since_ms=t.now_ms),
@@ -139,7 +138,7 @@ def _assign(t: Transition, replica: Replica, decision: PlacementDecision, fragme
 
 def _leave_pending(t: Transition, replica: Replica, decision: PlacementDecision) -> None:
     t.put_replica(
-        dataclasses.replace(
+        replace(
             replica,
             status=ReplicaStatus(
                 phase=ReplicaPhase.PENDING,
@@ -176,7 +175,7 @@ def _stop(t: Transition, record: WorkloadRecord, command: ApplyPlan) -> None:
             continue
         if stale and replica.status.phase is ReplicaPhase.READY:
             continue  # planned on an availability that is no more; the next plan decides again
-        t.put_replica(dataclasses.replace(replica, stopping=True, stop_reason=planned.reason))
+        t.put_replica(replace(replica, stopping=True, stop_reason=planned.reason))
         t.emit(
             "scheduling.reschedule",
             f"replica/{replica.id}",
@@ -232,12 +231,12 @@ def _give_up(t: Transition, record: WorkloadRecord, replica_id: str) -> None:
         t.remove_replica(replica)
         return
     t.put_replica(
-        dataclasses.replace(
+        replace(
             replica,
             stopping=True,
             stop_reason=replica.stop_reason or "NodeLost",
             fragment=amounts.NOTHING,
-            status=dataclasses.replace(
+            status=replace(
                 replica.status, phase=ReplicaPhase.LOST, reason="NodeLost", message=f"node {replica.node_id} is gone"
             ),
             phase_since_ms=t.now_ms,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from cloudless.coordinator.core import lifecycle
 from cloudless.coordinator.core.commands import ReportedReplica, ReportReplicas
 from cloudless.coordinator.core.outcome import ApplyResult
 from cloudless.coordinator.core.transition import Transition
 from cloudless.core.model import Replica, ReplicaPhase, ReplicaStatus, Severity
+from cloudless.core.replacing import replace
 from cloudless.errors import NotFound
 
 
@@ -26,7 +25,7 @@ def report_replicas(t: Transition, command: ReportReplicas) -> ApplyResult:
     result = t.accepted("updated" if changed else "unchanged", revision=None if changed else node.revision)
     if not ignored:
         return result
-    return dataclasses.replace(result, message=f"{len(ignored)} report(s) ignored: {ignored[0]}")
+    return replace(result, message=f"{len(ignored)} report(s) ignored: {ignored[0]}")
 
 
 def _report(t: Transition, node_id: str, report: ReportedReplica) -> str:
@@ -46,7 +45,7 @@ def _report(t: Transition, node_id: str, report: ReportedReplica) -> str:
     if report.status == replica.status:
         return ""
     t.put_replica(
-        dataclasses.replace(
+        replace(
             replica,
             status=report.status,
             phase_since_ms=replica.phase_since_ms if phase is was else t.now_ms,

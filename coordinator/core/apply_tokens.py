@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from typing import Final
 
@@ -11,6 +10,7 @@ from cloudless.coordinator.core.outcome import ApplyResult
 from cloudless.coordinator.core.state import State
 from cloudless.coordinator.core.transition import Transition
 from cloudless.core.model import JoinToken, Severity
+from cloudless.core.replacing import replace
 from cloudless.errors import AlreadyExists, Conflict, InvalidArgument, NotFound, TokenRefused
 from cloudless.identity.spiffe import COORDINATOR, is_name
 
@@ -43,7 +43,7 @@ def create_token(t: Transition, command: CreateToken) -> ApplyResult:
         raise AlreadyExists(f"join token {token.id} exists", reason="TokenExists")
     _forget_old(t)
     t.put_token(
-        dataclasses.replace(
+        replace(
             token,
             uses=0,
             used_by=(),
@@ -113,7 +113,7 @@ def revoke_token(t: Transition, command: RevokeToken) -> ApplyResult:
         raise NotFound(f"join token {command.token_id} does not exist", reason="TokenUnknown")
     if token.revoked:
         return t.accepted("unchanged", revision=token.revision)
-    t.put_token(dataclasses.replace(token, revoked=True))
+    t.put_token(replace(token, revoked=True))
     description = "admits no coordinator any more" if token.coordinator_id else "admits no more nodes"
     t.emit("security.token_revoked", f"token/{token.id}", description, severity=Severity.WARNING)
     return t.accepted("updated")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from cloudless.coordinator.core import roles
 from cloudless.coordinator.core.commands import PutUser, RevokeUser
 from cloudless.coordinator.core.outcome import ApplyResult
 from cloudless.coordinator.core.transition import Transition
 from cloudless.core.labels import is_dns_label
 from cloudless.core.model import Severity, User
+from cloudless.core.replacing import replace
 from cloudless.errors import FailedPrecondition, InvalidArgument, NotFound
 
 
@@ -31,7 +30,7 @@ def put_user(t: Transition, command: PutUser) -> ApplyResult:
         )
     if before.bindings == user.bindings:
         return t.accepted("unchanged", revision=before.revision)
-    after = dataclasses.replace(before, bindings=user.bindings)
+    after = replace(before, bindings=user.bindings)
     _keep_an_admin(t, before, after)
     t.put_user(after)
     _tell(t, "security.user_updated", user)
@@ -44,7 +43,7 @@ def revoke_user(t: Transition, command: RevokeUser) -> ApplyResult:
         raise NotFound(f"user {command.name} does not exist", reason="UserUnknown")
     if user.revoked:
         return t.accepted("unchanged", revision=user.revision)
-    after = dataclasses.replace(user, revoked=True)
+    after = replace(user, revoked=True)
     _keep_an_admin(t, user, after)
     t.put_user(after)
     t.emit("security.cert_revoked", f"user/{user.name}", "may do nothing any more", severity=Severity.WARNING)

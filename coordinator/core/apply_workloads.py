@@ -7,7 +7,6 @@ take effect without replacing a replica.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Final
 
 from cloudless.coordinator.core import amounts
@@ -16,6 +15,7 @@ from cloudless.coordinator.core.outcome import ApplyResult
 from cloudless.coordinator.core.transition import Transition
 from cloudless.core.labels import is_dns_label
 from cloudless.core.model import ReplicaPhase, WorkloadRecord, WorkloadRevision
+from cloudless.core.replacing import replace
 from cloudless.core.spec import Metadata, WorkloadSpec, WorkloadType
 from cloudless.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
 
@@ -44,10 +44,11 @@ def put_workload(t: Transition, command: PutWorkload) -> ApplyResult:
             reason="WorkloadDeleting",
             remedy="wait until its replicas have stopped, then create it again",
         )
-    if before.spec == spec and before.metadata == metadata:
+    same_spec = before.spec == spec
+    if same_spec and before.metadata == metadata:
         return t.accepted("unchanged", revision=before.revision)
-    restarts = amounts.template_of(before.spec) != amounts.template_of(spec)
-    record = dataclasses.replace(before, metadata=metadata, updated_at_ms=t.now_ms)
+    restarts = not same_spec and amounts.template_of(before.spec) != amounts.template_of(spec)
+    record = replace(before, metadata=metadata, updated_at_ms=t.now_ms)
     t.put_workload(_next_generation(t, record, spec) if restarts else _same_generation(record, spec))
     t.emit("workload.updated", resource, "its replicas are replaced" if restarts else "updated in place",
            namespace=metadata.namespace)  # fmt: skip
@@ -67,8 +68,8 @@ def scale_workload(t: Transition, command: ScaleWorkload) -> ApplyResult:
     _check_replicas(command.replicas)
     if before.spec.replicas == command.replicas:
         return t.accepted("unchanged", revision=before.revision)
-    spec = dataclasses.replace(before.spec, replicas=command.replicas)
-    t.put_workload(_same_generation(dataclasses.replace(before, updated_at_ms=t.now_ms), spec))
+    spec = replace(before.spec, replicas=command.replicas)
+    t.put_workload(_same_generation(replace(before, updated_at_ms=t.now_ms), spec))
     t.emit(
         "workload.scaled",
         _resource(before.metadata),
@@ -80,7 +81,7 @@ def scale_workload(t: Transition, command: ScaleWorkload) -> ApplyResult:
 
 def restart_workload(t: Transition, command: RestartWorkload) -> ApplyResult:
     before = _workload(t, command.namespace, command.name)
-    record = dataclasses.replace(before, updated_at_ms=t.now_ms)
+    record = replace(before, updated_at_ms=t.now_ms)
     t.put_workload(_next_generation(t, record, before.spec))
     _tell_rollout(t, before.metadata, before.generation + 1)
     return t.accepted("updated")
@@ -96,13 +97,13 @@ def delete_workload(t: Transition, command: DeleteWorkload) -> ApplyResult:
     if key not in t.state.replicas_by_workload:
         t.remove_workload(*key)
         return t.accepted("deleted")
-    t.put_workload(dataclasses.replace(record, deleting=True, updated_at_ms=t.now_ms))
+    t.put_workload(replace(record, deleting=True, updated_at_ms=t.now_ms))
     t.emit("workload.deleting", _resource(record.metadata), "its replicas are stopping", namespace=key[0])
     for replica in t.state.replicas_of(*key):
         if not replica.node_id or replica.status.phase is ReplicaPhase.LOST:
             t.remove_replica(replica)
         elif not replica.stopping:
-            t.put_replica(dataclasses.replace(replica, stopping=True, stop_reason="WorkloadDeleted"))
+            t.put_replica(replace(replica, stopping=True, stop_reason="WorkloadDeleted"))
     return t.accepted("deleted")
 
 
@@ -115,7 +116,7 @@ def _check(metadata: Metadata, spec: WorkloadSpec) -> None:
         raise InvalidArgument("a workload has at least one container", reason="NoContainers")
     for container in spec.containers:
         for stated in (container.resources.requests, container.resources.limits):
-            if any(getattr(stated, name) < 0 for name in amounts.ACCOUNTED):
+            if amounts.has_negative(stated):
                 raise InvalidArgument(
                     f"container {container.name} asks for a negative amount", reason="NegativeResources"
                 )
@@ -141,8 +142,8 @@ def _expect(before: WorkloadRecord | None, metadata: Metadata, expected: int | N
 
 
 def _same_generation(record: WorkloadRecord, spec: WorkloadSpec) -> WorkloadRecord:
-    newest = dataclasses.replace(record.history[-1], spec=spec)
-    return dataclasses.replace(record, spec=spec, history=(*record.history[:-1], newest))
+    newest = replace(record.history[-1], spec=spec)
+    return replace(record, spec=spec, history=(*record.history[:-1], newest))
 
 
 def _next_generation(t: Transition, record: WorkloadRecord, spec: WorkloadSpec) -> WorkloadRecord:
@@ -151,7 +152,7 @@ def _next_generation(t: Transition, record: WorkloadRecord, spec: WorkloadSpec) 
     in_use = {replica.generation for replica in t.state.replicas_of(record.metadata.namespace, record.metadata.name)}
     recent = {revision.generation for revision in record.history[-(HISTORY_KEPT - 1) :]}
     kept = tuple(r for r in record.history if r.generation in in_use or r.generation in recent)
-    return dataclasses.replace(
+    return replace(
         record,
         spec=spec,
         generation=generation,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 
 from cloudless.coordinator.core.outcome import Change
 from cloudless.coordinator.core.state import State
 from cloudless.core.model import Assignment, Replica
+from cloudless.core.replacing import replace
 from cloudless.core.spec import Rollout, WorkloadSpec
 
 
@@ -27,7 +27,7 @@ def assignments_for(state: State, node_id: str) -> tuple[Assignment, ...]:
                 workload=replica.workload,
                 namespace=replica.namespace,
                 generation=replica.generation,
-                spec=dataclasses.replace(spec, replicas=0, rollout=Rollout()),
+                spec=replace(spec, replicas=0, rollout=Rollout()),
                 stopping=replica.stopping,
                 stop_reason=replica.stop_reason,
             )

@@ -6,7 +6,6 @@ to come back before it says anything of it. Also: which of a node's reports say 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from cloudless.coordinator.core import lifecycle
 from cloudless.coordinator.core.commands import ReportedReplica
 from cloudless.coordinator.core.state import State
 from cloudless.core.model import NodeState, Replica
+from cloudless.core.replacing import replace
 
 LEFT = "left"
 
@@ -73,7 +73,7 @@ def leased(contact: Contact, recorded: NodeState | None, *, now_ms: int) -> Cont
     unreachable = recorded is NodeState.UNREACHABLE
     if unreachable == (contact.unreachable_since_ms is not None):
         return contact
-    return dataclasses.replace(contact, unreachable_since_ms=now_ms if unreachable else None)
+    return replace(contact, unreachable_since_ms=now_ms if unreachable else None)
 
 
 def judge(recorded: NodeState | None, contact: Contact, terms: Terms, *, began_at_ms: int, now_ms: int) -> Judgement:

@@ -6,7 +6,6 @@ simply a reference. Maps iterate in no stable order; whatever affects a decision
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
@@ -26,6 +25,7 @@ from cloudless.core.model import (
     User,
     WorkloadRecord,
 )
+from cloudless.core.replacing import replace
 from cloudless.core.spec import ResourceAmounts, WorkloadSpec, WorkloadType
 
 EVENTS_MAX: Final = 10_000
@@ -123,11 +123,11 @@ class State:
     # -- the next state -----------------------------------------------------------------------------------
 
     def with_node(self, node: Node) -> State:
-        return dataclasses.replace(self, nodes=self.nodes.set(node.id, node))
+        return replace(self, nodes=self.nodes.set(node.id, node))
 
     def without_node(self, node_id: str) -> State:
         """Drops a node that has no replicas any more."""
-        return dataclasses.replace(self, nodes=self.nodes.delete(node_id))
+        return replace(self, nodes=self.nodes.delete(node_id))
 
     def with_workload(self, record: WorkloadRecord) -> State:
         key = (record.metadata.namespace, record.metadata.name)
@@ -136,29 +136,29 @@ class State:
             system = system if key in system else system.set(key, True)
         elif key in system:
             system = system.delete(key)
-        return dataclasses.replace(self, workloads=self.workloads.set(key, record), system_workloads=system)
+        return replace(self, workloads=self.workloads.set(key, record), system_workloads=system)
 
     def without_workload(self, namespace: str, name: str) -> State:
         """Drops a workload that has no replicas any more."""
         key = (namespace, name)
         system = self.system_workloads.delete(key) if key in self.system_workloads else self.system_workloads
-        return dataclasses.replace(self, workloads=self.workloads.delete(key), system_workloads=system)
+        return replace(self, workloads=self.workloads.delete(key), system_workloads=system)
 
     def with_replica(self, replica: Replica) -> State:
         before = self.replicas.get(replica.id)
         replicas = self.replicas.set(replica.id, replica)
         if before is not None and _indexed(before) == _indexed(replica):
-            return dataclasses.replace(self, replicas=replicas)
+            return replace(self, replicas=replicas)
         cleared = self if before is None else self._unindexed(before)
-        return dataclasses.replace(cleared._with_index(replica), replicas=replicas)
+        return replace(cleared._with_index(replica), replicas=replicas)
 
     def without_replica(self, replica_id: str) -> State:
         before = self.replicas[replica_id]
-        return dataclasses.replace(self._unindexed(before), replicas=self.replicas.delete(replica_id))
+        return replace(self._unindexed(before), replicas=self.replicas.delete(replica_id))
 
     def with_token(self, token: JoinToken) -> State:
         first_ms = min(self.first_token_end_ms, token.expires_at_ms)
-        return dataclasses.replace(self, tokens=self.tokens.set(token.id, token), first_token_end_ms=first_ms)
+        return replace(self, tokens=self.tokens.set(token.id, token), first_token_end_ms=first_ms)
 
     def without_tokens(self, token_ids: Iterable[str]) -> State:
         """Drops these tokens, all of which are there. Looks at every token that stays."""
@@ -167,17 +167,17 @@ class State:
             del tokens[token_id]
         kept = tokens.finish()
         first_ms = min((token.expires_at_ms for token in kept.values()), default=NEVER_MS)
-        return dataclasses.replace(self, tokens=kept, first_token_end_ms=first_ms)
+        return replace(self, tokens=kept, first_token_end_ms=first_ms)
 
     def with_user(self, user: User) -> State:
-        return dataclasses.replace(self, users=self.users.set(user.name, user))
+        return replace(self, users=self.users.set(user.name, user))
 
     def with_coordinator(self, coordinator: Coordinator) -> State:
-        return dataclasses.replace(self, coordinators=self.coordinators.set(coordinator.id, coordinator))
+        return replace(self, coordinators=self.coordinators.set(coordinator.id, coordinator))
 
     def with_events(self, events: Iterable[Event]) -> State:
         log, _ = self.events.extended(events)
-        return dataclasses.replace(self, events=log)
+        return replace(self, events=log)
 
     def with_result(self, remembered: RememberedResult) -> State:
         """Remembers the answer to a request id that is not remembered yet; the oldest one may leave."""
@@ -191,7 +191,7 @@ class State:
             results[result.request_id] = result
         for request_id in gone:
             del results[request_id]
-        return dataclasses.replace(self, request_ids=order, results=results.finish())
+        return replace(self, request_ids=order, results=results.finish())
 
     # -- indexes ------------------------------------------------------------------------------------------
 
@@ -200,9 +200,9 @@ class State:
         by_workload = _add(self.replicas_by_workload, key, replica.id)
         if not replica.node_id:
             pending = self.pending.set(key, self.pending.get(key, 0) + 1)
-            return dataclasses.replace(self, replicas_by_workload=by_workload, pending=pending)
+            return replace(self, replicas_by_workload=by_workload, pending=pending)
         used = amounts.plus(self.reserved.get(replica.node_id, amounts.NOTHING), replica.fragment)
-        return dataclasses.replace(
+        return replace(
             self,
             replicas_by_workload=by_workload,
             replicas_by_node=_add(self.replicas_by_node, replica.node_id, replica.id),
@@ -215,7 +215,7 @@ class State:
         if not replica.node_id:
             left = self.pending[key] - 1
             pending = self.pending.set(key, left) if left else self.pending.delete(key)
-            return dataclasses.replace(self, replicas_by_workload=by_workload, pending=pending)
+            return replace(self, replicas_by_workload=by_workload, pending=pending)
         by_node = _discard(self.replicas_by_node, replica.node_id, replica.id)
         others = by_node.get(replica.node_id)
         if others is None:
@@ -225,7 +225,7 @@ class State:
             if left_over is None:
                 left_over = amounts.total(self.replicas[i].fragment for i in others)
             reserved = self.reserved.set(replica.node_id, left_over)
-        return dataclasses.replace(self, replicas_by_workload=by_workload, replicas_by_node=by_node, reserved=reserved)
+        return replace(self, replicas_by_workload=by_workload, replicas_by_node=by_node, reserved=reserved)
 
     # -- invariants ---------------------------------------------------------------------------------------
 

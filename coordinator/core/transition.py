@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from cloudless.coordinator.core.outcome import ApplyResult, Change
 from cloudless.coordinator.core.state import State
 from cloudless.core.model import Coordinator, Event, JoinToken, Node, Replica, Severity, User, WorkloadRecord
+from cloudless.core.replacing import replace
 
 _DESCRIPTION_MAX: Final = 1024
 _METADATA_MAX: Final = 256
@@ -41,7 +41,7 @@ class Transition:
     # -- writes -------------------------------------------------------------------------------------------
 
     def put_node(self, node: Node) -> None:
-        self.state = self.state.with_node(dataclasses.replace(node, revision=self.index))
+        self.state = self.state.with_node(replace(node, revision=self.index))
         self._touch(Change("node", node.id))
 
     def remove_node(self, node_id: str) -> None:
@@ -49,7 +49,7 @@ class Transition:
         self._touch(Change("node", node_id, deleted=True))
 
     def put_workload(self, record: WorkloadRecord) -> None:
-        self.state = self.state.with_workload(dataclasses.replace(record, revision=self.index))
+        self.state = self.state.with_workload(replace(record, revision=self.index))
         self._touch(Change("workload", record.metadata.name, record.metadata.namespace))
 
     def remove_workload(self, namespace: str, name: str) -> None:
@@ -58,7 +58,7 @@ class Transition:
         self.emit("workload.deleted", f"workload/{namespace}/{name}", "deleted", namespace=namespace)
 
     def put_replica(self, replica: Replica) -> None:
-        self.state = self.state.with_replica(dataclasses.replace(replica, revision=self.index))
+        self.state = self.state.with_replica(replace(replica, revision=self.index))
         self._touch(Change("replica", replica.id, replica.namespace, workload=replica.workload))
 
     def remove_replica(self, replica: Replica) -> None:
@@ -74,7 +74,7 @@ class Transition:
             self.emit("node.drained", f"node/{node.id}", "no replicas are left on the node")
 
     def put_token(self, token: JoinToken) -> None:
-        self.state = self.state.with_token(dataclasses.replace(token, revision=self.index))
+        self.state = self.state.with_token(replace(token, revision=self.index))
         self._touch(Change("token", token.id))
 
     def remove_tokens(self, token_ids: Sequence[str]) -> None:
@@ -83,11 +83,11 @@ class Transition:
             self._touch(Change("token", token_id, deleted=True))
 
     def put_user(self, user: User) -> None:
-        self.state = self.state.with_user(dataclasses.replace(user, revision=self.index))
+        self.state = self.state.with_user(replace(user, revision=self.index))
         self._touch(Change("user", user.name))
 
     def put_coordinator(self, coordinator: Coordinator) -> None:
-        self.state = self.state.with_coordinator(dataclasses.replace(coordinator, revision=self.index))
+        self.state = self.state.with_coordinator(replace(coordinator, revision=self.index))
         self._touch(Change("coordinator", coordinator.id))
 
     # -- events -------------------------------------------------------------------------------------------
