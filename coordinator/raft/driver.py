@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from cloudless.coordinator.raft.changes import Changes
 from cloudless.coordinator.raft.connections import INTRODUCTION, Connections
 from cloudless.coordinator.raft.core import effects, events
 from cloudless.coordinator.raft.core.messages import AppendResponse
-from cloudless.coordinator.raft.core.model import Role, State
+from cloudless.coordinator.raft.core.model import Role, State, encode_configuration
 from cloudless.coordinator.raft.core.step import step
 from cloudless.coordinator.raft.forwarding import Forwarding
 from cloudless.coordinator.raft.link import AnyMessage, ChangeRequest, ChangeResponse, Forward, Forwarded, Transport
@@ -32,7 +33,7 @@ from cloudless.coordinator.raft.reads import Reads
 from cloudless.coordinator.raft.recovery import removed
 from cloudless.coordinator.raft.replication import Replication
 from cloudless.coordinator.raft.roles import Leadership, role_name
-from cloudless.coordinator.raft.snapshots import Receiving, Serving
+from cloudless.coordinator.raft.snapshots import Newest, Receiving, Serving
 from cloudless.coordinator.raft.timer import Timer
 from cloudless.coordinator.raft.writer import Writer
 from cloudless.coordinator.wal.single import STATE, TERM
@@ -90,6 +91,7 @@ class Driver:
         self._sync_ms = Slowness()
         self._round_trips = RoundTrips()
 
+        self.compacting = threading.Lock()  # only one thread removes files of the log
         self.leadership = Leadership()
         self.proposals = Proposals(seconds=self._seconds)
         self.reads = Reads(seconds=self._seconds, wake=self.wake)
@@ -169,6 +171,10 @@ class Driver:
 
     def start(self) -> None:
         """The transport brings messages from now on, and time passes."""
+        start = self._storage.start
+        if start is not None:
+            configuration = start.configuration or encode_configuration(self.state.configuration_at(start.index))
+            self.serving.stored(Newest(start.index, start.term, configuration))
         self._transport.start(self._on_message, self._on_lost)
         self.connections.update(self.state)
         self._show_role()
@@ -492,13 +498,15 @@ class Driver:
                 self.cache.reset(last_index=index)
             self.writer.put_work(lambda: self._follow(index, term))
         self._step(event)
+        self.serving.stored(Newest(index, term, event.configuration))
         self.proposals.installed(index, term)
         self.reads.applied(index)
         self.connections.update(self.state)
         self.wake()
 
     def _follow(self, index: int, term: int) -> None:
-        self._storage.follow(index, term)
+        with self.compacting:
+            self._storage.follow(index, term)
 
     # Roles
 
@@ -533,6 +541,8 @@ class Driver:
             leader=state.leader,
             last_index=state.log.last_index,
         )
+        if state.role is not Role.LEADER:
+            metrics.PEER_LAG.clear()
         if state.role is Role.CANDIDATE:
             metrics.ELECTIONS.inc()
         if state.leader and state.leader != self._known_leader:

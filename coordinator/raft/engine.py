@@ -178,6 +178,8 @@ class RaftEngine:
         async with self._saving:
             self._check_usable()
             driver, storage = self._driver, self._storage
+            if snapshot.index < driver.state.snapshot_index:
+                raise Unavailable(f"there is a newer snapshot than that of entry {snapshot.index}", reason="Superseded")
             configuration = b""
             if driver.state.configuration.members:
                 configuration = encode_configuration(driver.state.configuration_at(snapshot.index))
@@ -185,10 +187,14 @@ class RaftEngine:
             size: int = await self._parts.run_blocking(lambda: storage.snapshots.save(stored))
             driver.serving.stored(Newest(snapshot.index, snapshot.term, configuration))
             to_index = min(storage.snapshots.compactable_index(), self._needed_behind(snapshot.index))
-            removed: int = await self._parts.run_blocking(lambda: storage.wal.compact(to_index))
+            removed: int = await self._parts.run_blocking(lambda: self._compact(to_index))
             if driver.failure is None:
                 driver.feed(Compacted(storage.wal.first_index, snapshot.index, snapshot.term))
             return size, removed
+
+    def _compact(self, to_index: int) -> int:
+        with self._driver.compacting:
+            return self._storage.wal.compact(to_index)
 
     def _needed_behind(self, snapshot_index: int) -> int:
         """Up to here no member needs the log that is not too far behind anyway."""
