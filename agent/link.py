@@ -2,7 +2,8 @@
 
 Four concurrent duties: heartbeats (each with the node's use and the last round trip), reports (everything after
 the Welcome, then what changed, one at a time, repeated until acknowledged), changes of the device, and receiving.
-Only one message is sent at a time. A coordinator that acknowledges no heartbeat for some time counts as gone.
+Only one message is sent at a time. A coordinator that acknowledges no heartbeat for some time counts as gone; before
+that, and when it knows no leader, it is in doubt: the session then looks for another one.
 """
 
 from __future__ import annotations
@@ -34,11 +35,18 @@ HEARTBEAT_INTERVAL_MS_DEFAULT: Final = 1_000
 # for seconds; a coordinator whose process ended is noticed at once, by the connection.
 _SILENT_HEARTBEATS: Final = 10
 _SILENCE_S_MIN: Final = 10.0
+# Less than the heartbeats that a coordinator misses before it gives a node up: by then, another one shall have it.
+_DOUBTFUL_HEARTBEATS: Final = 3
+_DOUBT_S_MIN: Final = 1.0
+# An election is over by then.
+_LEADERLESS_S: Final = 2.0
 _REPORT_RETRY_S: Final = 2.0
 _REPORT_RETRY_S_MAX: Final = 30.0
 # A report larger than this is sent in parts, far below the transport's limit.
 _OBSERVATIONS_PER_REPORT: Final = 500
 _SKEW_TOLD_MS: Final = 5_000
+SILENT: Final = "silent"
+LEADERLESS: Final = "leaderless"
 
 
 class Node(Protocol):
@@ -66,12 +74,15 @@ class LinkServices:
 
 
 class Link:
-    """One session's stream. `greet`, then `run` until it ends; `close` whatever happened."""
+    """One session's stream. `greet`, then `run` until it ends; `close` whatever happened. `on_doubt` is called now and
+    then while `doubt` says something."""
 
-    def __init__(self, stream: Stream, services: LinkServices) -> None:
+    def __init__(self, stream: Stream, services: LinkServices, *, on_doubt: Callable[[], None]) -> None:
         self.coordinator_id = ""
         self.stream = stream
         self._services = services
+        self._on_doubt = on_doubt
+        self._leaderless_since_s: float | None = None
         self._sending = asyncio.Lock()
         self._interval_s = HEARTBEAT_INTERVAL_MS_DEFAULT / 1000
         self._heard_s = 0.0
@@ -83,14 +94,25 @@ class Link:
         self._device_changed = asyncio.Event()
         self._assignments: asyncio.Queue[pb.AssignmentSet] = asyncio.Queue(maxsize=16)
 
-    async def greet(self) -> None:
-        """Hello and Welcome. Raises Unavailable when the coordinator answers anything else."""
+    @property
+    def doubt(self) -> str:
+        """Why another coordinator may serve better: `silent`, `leaderless`; empty while there is no reason."""
+        now_s = self._now_s()
+        if now_s - self._heard_s > max(_DOUBT_S_MIN, _DOUBTFUL_HEARTBEATS * self._interval_s):
+            return SILENT
+        since_s = self._leaderless_since_s
+        return LEADERLESS if since_s is not None and now_s - since_s > _LEADERLESS_S else ""
+
+    async def greet(self, *, only_with_leader: bool = False) -> None:
+        """Hello and Welcome. Raises Unavailable when the coordinator answers anything else, and, where the session is
+        wanted `only_with_leader`, when it knows none (NoLeader)."""
         services = self._services
         hello = pb.Hello(
             boot_id=services.boot_id,
             instance_id=services.instance_id,
             wall_clock_ms=services.clock.now_ms(),
             assignments_revision=services.node.revision,
+            only_with_leader=only_with_leader,
         )
         hello.device.CopyFrom(to_proto(services.device(), types_pb2.DeviceInfo))
         await self._send(pb.ConnectRequest(hello=hello))
@@ -102,6 +124,7 @@ class Link:
         interval_ms = welcome.heartbeat_interval_ms or HEARTBEAT_INTERVAL_MS_DEFAULT
         self._interval_s = max(HEARTBEAT_INTERVAL_MS_MIN, interval_ms) / 1000
         self._heard_s = self._now_s()
+        self._learn_leader(leaderless=welcome.leaderless)
         skew_ms = services.clock.now_ms() - welcome.wall_clock_ms
         if abs(skew_ms) > _SKEW_TOLD_MS and welcome.wall_clock_ms:
             log.warning("session.clock_skew", skew_ms=skew_ms)
@@ -133,6 +156,12 @@ class Link:
     def device_changed(self) -> None:
         self._device_changed.set()
 
+    def _learn_leader(self, *, leaderless: bool) -> None:
+        if not leaderless:
+            self._leaderless_since_s = None
+        elif self._leaderless_since_s is None:
+            self._leaderless_since_s = self._now_s()
+
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()
 
@@ -147,6 +176,8 @@ class Link:
         while True:
             if self._now_s() - self._heard_s > silence_s:
                 raise Unavailable(f"no word from the coordinator for {silence_s:.0f} s", reason="CoordinatorSilent")
+            if self.doubt:
+                self._on_doubt()
             sequence += 1
             beat = pb.Heartbeat(sequence=sequence)
             beat.usage.CopyFrom(to_proto(self._services.usage(), types_pb2.NodeUsage))
@@ -229,6 +260,7 @@ class Link:
             self._heard_s = self._now_s()
             match message.WhichOneof("message"):
                 case "heartbeat_ack":
+                    self._learn_leader(leaderless=message.heartbeat_ack.leaderless)
                     sent_s = self._beats_sent.pop(message.heartbeat_ack.sequence, None)
                     if sent_s is not None:
                         self._rtt_us = max(1, int((self._heard_s - sent_s) * 1e6))
@@ -242,5 +274,7 @@ class Link:
                         self._acknowledged.set()
                 case "open_channel":
                     self._services.open_channel(message.open_channel, self.stream)
+                case "coordinators":
+                    self._services.learn_coordinators(tuple(message.coordinators.addresses))
                 case other:  # a later coordinator may say more than this agent understands
                     log.debug("session.message_ignored", message=other)

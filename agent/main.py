@@ -257,8 +257,9 @@ async def _dial(session: object) -> GrpcStream:  # type: ignore[type-arg]
 
 
 def _addresses(config: AgentConfig, told: Sequence[str], enrolled_with: Sequence[str]) -> tuple[str, ...]:
-    """Configured addresses first; then what the last coordinator told, then what came with the enrolment."""
-    return tuple(dict.fromkeys([*config.coordinators, *told, *enrolled_with]))
+    """The configured ones, and what the last coordinator told; before any told something, what came with the
+    enrolment."""
+    return tuple(dict.fromkeys([*config.coordinators, *(told or enrolled_with)]))
 
 
 async def _watch_logs(supervisor: Supervisor, log_path: Callable[[str, str], Path], watcher: LogWatcher) -> None:

@@ -1,8 +1,10 @@
 """The agent's session with a coordinator: one outgoing stream, kept up for ever.
 
-`Session.run` dials, greets, and runs a `Link` until it breaks; then it tries the next address, with growing and
-jittered pauses once all were tried. A renewed certificate opens a second link beside the first and lets go of the
-old one only when the new one was welcomed. While no coordinator answers, the supervisor goes on from its journal.
+`Session.run` dials, greets, and runs a `Link` until it breaks; then it tries another coordinator at once, in an order
+of its own, so that the agents of one that fell spread over the others; with growing and jittered pauses once all were
+tried. A second link is opened beside the first when the certificate was renewed, and to another coordinator when the
+present one is in doubt (silent, or without a leader); the first is let go of only when the second was welcomed. While
+no coordinator answers, the supervisor goes on from its journal.
 
 Written against `MessageStream`, the Clock and injected randomness: the simulator runs it as it is.
 """
@@ -18,7 +20,7 @@ from typing import Final, TypeAlias
 import structlog
 
 from cloudless.agent import metrics
-from cloudless.agent.link import Link, LinkServices, Stream
+from cloudless.agent.link import LEADERLESS, Link, LinkServices, Stream
 from cloudless.errors import CloudlessError
 
 log = structlog.get_logger(__name__)
@@ -26,11 +28,15 @@ log = structlog.get_logger(__name__)
 Connect: TypeAlias = Callable[[str], Awaitable[Stream]]
 
 CONNECT_TIMEOUT_S: Final = 10.0
+# Where there are others to try; grows with each round, so that a slow network gets its time.
+CONNECT_TIMEOUT_S_FIRST: Final = 2.5
 GOODBYE_TIMEOUT_S: Final = 2.0
 RETRY_DELAY_S_MIN: Final = 0.25
 RETRY_DELAY_S_MAX: Final = 15.0
+LEADERLESS_DELAY_S_MAX: Final = 60.0  # there is a session, and nobody may know a leader for long
 # A link that lasted so long was fine: the next failure starts from the shortest pause again.
 _LASTED_S: Final = 30.0
+_LASTED_S_OF_SEVERAL: Final = 5.0  # where coordinators fall one after the other, that is not this one's fault
 # Pauses after another live agent with this identity took the session. Two of them would take it from each other for
 # ever, and each time the node's work would change hands; a person has to say which one stays.
 REPLACED: Final = "SessionReplaced"
@@ -68,7 +74,9 @@ class Session:
         self._live: _Live | None = None
         self._wake = asyncio.Event()  # the live link ended, or a rotation is wanted
         self._rotate = False
-        self._next_address = 0
+        self._round: list[str] = []  # addresses that are still to be tried before the next pause
+        self._round_for = ("", "")  # what they are tried for: see `_next_address`
+        self._last_address = ""  # of the link that broke last
         self._replaced = 0  # how often in a row another agent took the session
 
     @property
@@ -93,20 +101,26 @@ class Session:
 
     async def run(self) -> None:
         """Keeps a link up until cancelled."""
-        failures = 0
+        failures, failures_beside = 0, 0  # without a link, and beside one
         try:
             while True:
-                if self.connected and not self._rotate:
+                if self.connected and not self._rotate and not self._doubt():
+                    failures_beside = 0
                     await self._wake.wait()
                     self._wake.clear()
                     continue
                 failures = await self._after_end(failures)
-                opened = await self._open_next(failures)
+                beside = self._live
+                opened = await self._open_next(failures if beside is None else failures_beside)
+                if opened is None and beside is not None:
+                    failures_beside += 1
+                    await self._pause(failures_beside, until=beside.task)
+                    continue
                 if opened is None:
                     failures += 1
                     await self._pause(failures)
                     continue
-                self._rotate = False
+                self._rotate, failures_beside = False, 0
                 previous, self._live = self._live, opened
                 metrics.SESSION_CONNECTED.set(1)
                 if previous is not None:
@@ -133,6 +147,7 @@ class Session:
         if live is None or not live.task.done():
             return failures
         self._live = None
+        self._last_address = live.address
         metrics.SESSION_CONNECTED.set(0)
         error = _failure(live.task)
         lasted_s = asyncio.get_running_loop().time() - live.opened_s
@@ -142,7 +157,7 @@ class Session:
             await self._yield_to_other(live, error)
             return 0
         log.warning("session.lost", coordinator=live.address, cause=_words(error), lasted_ms=int(lasted_s * 1000))
-        if lasted_s >= _LASTED_S:
+        if lasted_s >= (_LASTED_S if len(self._addresses()) == 1 else _LASTED_S_OF_SEVERAL):
             failures = 0
         if failures:
             await self._pause(failures)
@@ -162,26 +177,34 @@ class Session:
         )
         await asyncio.sleep(delay_s)
 
-    async def _pause(self, failures: int) -> None:
-        """Waits before the next attempt; not at all between the addresses of one round."""
+    async def _pause(self, failures: int, *, until: asyncio.Task[None] | None = None) -> None:
+        """Waits before the next attempt; not at all between the addresses of one round, and no longer than the link
+        that stands, where there is one."""
         count = max(1, len(self._addresses()))
         rounds, place = divmod(failures, count)
         if place:
             return
-        delay_s = min(RETRY_DELAY_S_MIN * 2.0 ** min(rounds, 16), RETRY_DELAY_S_MAX)
-        await asyncio.sleep(delay_s * (0.5 + 0.5 * self._jitter()))
+        longest_s = LEADERLESS_DELAY_S_MAX if self._doubt() == LEADERLESS else RETRY_DELAY_S_MAX
+        delay_s = min(RETRY_DELAY_S_MIN * 2.0 ** min(rounds, 16), longest_s) * (0.5 + 0.5 * self._jitter())
+        if until is None:
+            await asyncio.sleep(delay_s)
+        else:
+            await asyncio.wait([until], timeout=delay_s)
 
     async def _open_next(self, failures: int) -> _Live | None:
-        addresses = list(self._addresses())
+        addresses = tuple(dict.fromkeys(self._addresses()))
         if not addresses:
             log.error("session.no_address", cause="no coordinator is known", remedy="set coordinators")
             return None
-        address = addresses[self._next_address % len(addresses)]
+        doubt = self._doubt()
+        address = self._next_address(addresses, doubt)
+        timeout_s = CONNECT_TIMEOUT_S
+        if len(addresses) > 1:
+            timeout_s = min(CONNECT_TIMEOUT_S_FIRST * 2.0 ** min(failures // len(addresses), 8), CONNECT_TIMEOUT_S)
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                link = await self._greet(address)
+            async with asyncio.timeout(timeout_s):
+                link = await self._greet(address, only_with_leader=doubt == LEADERLESS)
         except (CloudlessError, OSError, TimeoutError) as error:
-            self._next_address += 1
             metrics.SESSION_CONNECTS.labels("failed").inc()
             reason = error.reason if isinstance(error, CloudlessError) else type(error).__name__
             log.warning(
@@ -198,11 +221,35 @@ class Session:
         task.add_done_callback(lambda _: self._wake.set())
         return _Live(link, task, address, asyncio.get_running_loop().time())
 
-    async def _greet(self, address: str) -> Link:
+    def _doubt(self) -> str:
+        """Why another coordinator than the present one is wanted; empty: it is not, or there is none."""
+        live = self._live
+        if live is None or live.task.done() or self._rotate:
+            return ""
+        return live.link.doubt if any(address != live.address for address in self._addresses()) else ""
+
+    def _next_address(self, addresses: Sequence[str], doubt: str) -> str:
+        """The next one of this round. A new round has all of them in random order, the one whose link broke last at its
+        end; the present one first where it only gets a new certificate, and not at all where it is in doubt."""
+        live = self._live if self.connected else None
+        wanted = (doubt, live.address if live is not None else "")
+        self._round = [address for address in self._round if address in addresses]
+        if self._round_for != wanted or not self._round:
+            shuffled = sorted(addresses, key=lambda _: self._jitter())
+            if live is not None and doubt:
+                self._round = [address for address in shuffled if address != live.address]
+            elif live is not None:
+                self._round = sorted(shuffled, key=lambda address: address != live.address)
+            else:
+                self._round = sorted(shuffled, key=lambda address: address == self._last_address)
+            self._round_for = wanted
+        return self._round.pop(0)
+
+    async def _greet(self, address: str, *, only_with_leader: bool) -> Link:
         stream = await self._connect(address)
         try:
-            link = Link(stream, self._services)
-            await link.greet()
+            link = Link(stream, self._services, on_doubt=self._wake.set)
+            await link.greet(only_with_leader=only_with_leader)
             return link
         except BaseException:
             await stream.close()

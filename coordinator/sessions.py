@@ -154,7 +154,8 @@ class SessionHub:
 
         Returns when the node ended it, it broke, or the same agent has a newer one. Raises PermissionDenied
         (`NodeRemoved`), InvalidArgument (`HelloExpected`), DeadlineExceeded (no Hello), FailedPrecondition
-        (`SessionReplaced`: another agent with this identity connected), Unavailable (`ShuttingDown`).
+        (`SessionReplaced`: another agent with this identity connected), Unavailable (`ShuttingDown`, `NoLeader`: the
+        agent wants a coordinator that knows a leader).
         """
         if self._closing:
             raise Unavailable("the coordinator is shutting down", reason="ShuttingDown")
@@ -162,6 +163,8 @@ class SessionHub:
         hello = await self._hello(stream)
         if hello is None:
             return
+        if hello.only_with_leader and self._leaderless():
+            raise Unavailable("this coordinator knows no leader either", reason="NoLeader")
         session = AgentSession(
             node_id,
             stream,

@@ -41,8 +41,9 @@ class FakeNode:
 class Peer:
     """One accepted session, seen from the coordinator."""
 
-    def __init__(self, stream: SimStream, host: str, *, acks: bool = True) -> None:
+    def __init__(self, stream: SimStream, host: str, *, acks: bool = True, leaderless: set[str] | None = None) -> None:
         self.stream = stream
+        self.leaderless = leaderless if leaderless is not None else set()
         self.host = host
         self.acks = acks
         self.hello = pb.Hello()
@@ -57,10 +58,20 @@ class Peer:
                 kind = message.WhichOneof("message")
                 if kind == "hello":
                     self.hello = message.hello
-                    welcome = pb.Welcome(coordinator_id=self.host, heartbeat_interval_ms=1000, coordinators=["a", "b"])
+                    leaderless = self.host in self.leaderless
+                    if leaderless and message.hello.only_with_leader:
+                        self.stream.break_off()
+                        continue
+                    welcome = pb.Welcome(
+                        coordinator_id=self.host,
+                        heartbeat_interval_ms=1000,
+                        coordinators=["a", "b"],
+                        leaderless=leaderless,
+                    )
                     await self.say(welcome=welcome)
                 elif kind == "heartbeat" and self.acks:
-                    await self.say(heartbeat_ack=pb.HeartbeatAck(sequence=message.heartbeat.sequence))
+                    ack = pb.HeartbeatAck(sequence=message.heartbeat.sequence, leaderless=self.host in self.leaderless)
+                    await self.say(heartbeat_ack=ack)
                 elif kind == "report" and self.acks:
                     await self.say(report_ack=pb.ReportAck(sequence=message.report.sequence))
         self.ended.set()
@@ -83,6 +94,8 @@ class World:
         self.peers: list[Peer] = []
         self.attempts: list[tuple[float, str]] = []
         self.down: set[str] = set()
+        self.hanging: set[str] = set()  # they take the connection and say nothing
+        self.leaderless: set[str] = set()
         self.addresses = ("a",)
         self.orders: list[tuple[pb.OpenChannel, Any]] = []
         self.acks = True
@@ -98,7 +111,8 @@ class World:
             open_channel=lambda order, stream: self.orders.append((order, stream)),
             learn_coordinators=self._learn,
         )
-        self.session = Session(self._connect, services, addresses=lambda: self.addresses, jitter=lambda: 0.5)
+        self.jitter: Callable[[], float] = lambda: 0.5
+        self.session = Session(self._connect, services, addresses=lambda: self.addresses, jitter=lambda: self.jitter())
 
     def _learn(self, addresses: tuple[str, ...]) -> None:
         self.learnt = addresses
@@ -108,7 +122,8 @@ class World:
         if address in self.down:
             raise Unavailable(f"{address} is down")
         near, far = await self.network.connect("node", address)
-        self.peers.append(Peer(far, address, acks=self.acks))
+        if address not in self.hanging:
+            self.peers.append(Peer(far, address, acks=self.acks, leaderless=self.leaderless))
         return near
 
     @asynccontextmanager
@@ -389,3 +404,159 @@ def test_an_agent_whose_identity_is_taken_over_waits_for_minutes(on_world) -> No
         assert pauses == [45, 90, 180]  # doubling from a minute, less what the jitter takes
 
     on_world(story)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_when_its_coordinator_falls_another_is_dialled_at_once(on_world, seed: int) -> None:
+    async def story(w: World) -> None:
+        w.addresses = ("a", "b", "c")
+        w.jitter = random.Random(seed).random
+        async with w.running():
+            for _ in range(4):
+                await w.until(lambda: w.session.connected)
+                host = w.peers[-1].host
+                await asyncio.sleep(40)
+                w.down, began, known = {host}, _now(), len(w.peers)
+                w.network.crash(host)
+                await w.until(lambda n=known: len(w.peers) > n and w.peers[-1].hello.instance_id)
+                assert _now() - began < 0.2
+                assert w.peers[-1].host != host
+
+    on_world(story)
+
+
+def test_agents_of_a_coordinator_that_fell_spread_over_the_others(on_world) -> None:
+    chosen: set[str] = set()
+
+    async def story(w: World) -> None:
+        w.addresses = ("a", "b", "c")
+        w.jitter = random.Random(len(chosen) * 31 + next(seeds)).random
+        async with w.running():
+            await w.until(lambda: w.session.connected)
+            chosen.add(w.peers[0].host)
+
+    seeds = itertools.count()
+    for _ in range(20):
+        on_world(story)
+    assert chosen == {"a", "b", "c"}
+
+
+def test_a_coordinator_that_takes_the_connection_and_says_nothing_costs_little(on_world) -> None:
+    async def story(w: World) -> None:
+        w.addresses = ("a", "b", "c")
+        w.hanging = {"a", "b"}
+        began = _now()
+        async with w.running():
+            await w.until(lambda: w.session.connected)
+            assert _now() - began < 6
+            assert w.peers[-1].host == "c"
+
+    on_world(story)
+
+
+def test_a_silent_coordinator_is_left_before_the_node_counts_as_unreachable(on_world) -> None:
+    async def story(w: World) -> None:
+        w.addresses = ("a", "b")
+        connected: list[bool] = []
+        async with w.running():
+            await w.until(lambda: w.session.connected)
+            await asyncio.sleep(20)
+            assert len(w.peers) == 1
+            w.peers[0].acks = False  # as when its process is stopped: the connection stands
+            began = _now()
+            while len(w.peers) == 1 or not w.peers[1].heartbeats():
+                connected.append(w.session.connected)
+                await asyncio.sleep(0.01)
+            assert _now() - began < 5.2  # four heartbeats are missed, at most
+            assert all(connected)  # the first is let go of when the second has welcomed it
+            await asyncio.sleep(60)
+            assert len(w.peers) == 2
+
+    on_world(story)
+
+
+def test_the_only_coordinator_is_not_given_up_so_soon(on_world) -> None:
+    async def story(w: World) -> None:
+        async with w.running():
+            await w.until(lambda: w.session.connected)
+            w.peers[0].acks = False
+            await asyncio.sleep(8)
+            w.peers[0].acks = True
+            await asyncio.sleep(60)
+            assert len(w.peers) == 1
+
+    on_world(story)
+
+
+def test_a_coordinator_without_a_leader_is_left_for_one_that_knows_it(on_world) -> None:
+    async def story(w: World) -> None:
+        w.addresses = ("a", "b", "c")
+        async with w.running():
+            await w.until(lambda: w.session.connected)
+            w.leaderless = w.peers[0].leaderless = {"a", "b"}
+            began = _now()
+            await w.until(lambda: w.peers[-1].host == "c" and w.peers[-1].heartbeats())
+            assert _now() - began < 6
+            await asyncio.sleep(60)
+            assert w.session.connected
+            assert w.peers[-1].host == "c"
+
+    on_world(story)
+
+
+def test_where_nobody_knows_a_leader_it_stays_where_it_is(on_world) -> None:
+    async def story(w: World) -> None:
+        w.addresses = ("a", "b", "c")
+        async with w.running():
+            await w.until(lambda: w.session.connected)
+            first = w.peers[0]
+            w.leaderless = first.leaderless = {"a", "b", "c"}
+            began, attempts = _now(), len(w.attempts)
+            while _now() - began < 300:
+                assert w.session.connected
+                await asyncio.sleep(0.5)
+            assert not first.ended.is_set()
+            assert 10 < len(w.attempts) - attempts < 80
+            # An election is no reason to move.
+            first.leaderless.clear()
+            await asyncio.sleep(30)
+            attempts = len(w.attempts)
+            for _ in range(10):
+                first.leaderless.update("abc")
+                await asyncio.sleep(1.5)
+                first.leaderless.clear()
+                await asyncio.sleep(5)
+            assert len(w.attempts) == attempts
+
+    on_world(story)
+
+
+def test_new_coordinators_are_learnt_while_it_is_connected(on_world) -> None:
+    async def story(w: World) -> None:
+        async with w.running():
+            await w.until(lambda: w.session.connected)
+            await w.peers[0].say(coordinators=pb.CoordinatorList(addresses=["a", "c"]))
+            await w.until(lambda: w.learnt == ("a", "c"))
+
+    on_world(story)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_heavy_loss_does_not_drive_it_from_one_to_the_other(on_world, seed: int) -> None:
+    async def story(w: World) -> None:
+        w.network._rng.seed(seed)
+        w.addresses = ("a", "b", "c")
+        async with w.running():
+            await w.until(lambda: w.session.connected, limit_s=60)
+            lost = 0
+            for _ in range(3000):
+                lost += not w.session.connected
+                await asyncio.sleep(0.1)
+            assert len(w.peers) <= 20
+            assert lost < 100  # of 300 s
+
+    on_world(story, quality=LinkQuality(loss=0.3))

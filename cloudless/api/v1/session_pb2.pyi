@@ -45,18 +45,20 @@ class CoordinatorList(_message.Message):
     def __init__(self, addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("boot_id", "instance_id", "device", "wall_clock_ms", "assignments_revision")
+    __slots__ = ("boot_id", "instance_id", "device", "wall_clock_ms", "assignments_revision", "only_with_leader")
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     WALL_CLOCK_MS_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENTS_REVISION_FIELD_NUMBER: _ClassVar[int]
+    ONLY_WITH_LEADER_FIELD_NUMBER: _ClassVar[int]
     boot_id: str
     instance_id: str
     device: _types_pb2.DeviceInfo
     wall_clock_ms: int
     assignments_revision: int
-    def __init__(self, boot_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., device: _Optional[_Union[_types_pb2.DeviceInfo, _Mapping]] = ..., wall_clock_ms: _Optional[int] = ..., assignments_revision: _Optional[int] = ...) -> None: ...
+    only_with_leader: bool
+    def __init__(self, boot_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., device: _Optional[_Union[_types_pb2.DeviceInfo, _Mapping]] = ..., wall_clock_ms: _Optional[int] = ..., assignments_revision: _Optional[int] = ..., only_with_leader: bool = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("coordinator_id", "heartbeat_interval_ms", "wall_clock_ms", "coordinators", "leaderless")
