@@ -73,6 +73,7 @@ PROPOSALS_REPEATED = Counter("cloudless_store_proposals_repeated_total", "Propos
 PROPOSE_TIMEOUT_S = 10.0
 # Pauses before a proposal of unknown outcome is repeated: the first, and the longest. An election takes longer.
 _BACKOFF_S, _BACKOFF_S_MAX = 0.01, 0.2
+_ENGINES = ("raft", "single", "etcd")
 _THREADS = 4  # the log; a snapshot written beside it; one that is received; one that is sent
 
 
@@ -138,15 +139,16 @@ class Store(Generic[S]):
     ) -> Store[S]:
         """Takes the directory for this process, recovers the state, and is ready for proposals.
 
-        `engine` replicates: that of a single member unless given. `filesystem`, `run_blocking`, `seconds` (a monotonic
-        timer) and `random_bits` are the real ones unless a simulation gives its own. `propose_timeout_s`: see
-        `propose`. Raises FailedPrecondition (DataDirectoryInUse), Corrupt (damage that needs the operator; nothing was
-        changed), DiskFull (not even an empty log fits), InvalidArgument (unknown engine), and what the engine raises.
+        `engine` replicates: that of a single member unless given, whatever the settings say. `filesystem`,
+        `run_blocking`, `seconds` (a monotonic timer) and `random_bits` are the real ones unless a simulation gives its
+        own. `propose_timeout_s`: see `propose`. Raises FailedPrecondition (DataDirectoryInUse), Corrupt (damage that
+        needs the operator; nothing was changed), DiskFull (not even an empty log fits), InvalidArgument (unknown
+        engine), and what the engine raises.
         """
         config = config or StoreConfig()
-        if engine is None and config.engine != "single":
+        if config.engine not in _ENGINES:
             raise InvalidArgument(
-                f"store.engine {config.engine!r} is not an engine", reason="BadSetting", remedy="use single"
+                f"store.engine {config.engine!r} is not an engine", reason="BadSetting", remedy="use single or raft"
             )
         filesystem = filesystem or OsFilesystem()
         filesystem.make_dir(directory)
@@ -361,7 +363,7 @@ class Store(Generic[S]):
         return index, term
 
     def _decode(self, body: bytes) -> tuple[S, int, int]:
-        with collector.paused():
+        with collector.paused(freeze=True):
             return self._machine.decode(body)
 
     def _replace(self, snapshot: Snapshot[S]) -> None:
@@ -430,7 +432,9 @@ class Store(Generic[S]):
     async def _write_snapshot(self, snapshot: Snapshot[S]) -> None:
         began = self._seconds()
         try:
-            body = await self._run_blocking(lambda: self._encode(snapshot))
+            body = await self._run_blocking(
+                lambda: self._machine.encode(snapshot.state, index=snapshot.index, term=snapshot.term)
+            )
             stored = StoredSnapshot(snapshot.index, snapshot.term, body)
             size, removed = await self._running.save_snapshot(stored)
         except (DiskFull, OSError, Unavailable) as error:
@@ -453,11 +457,6 @@ class Store(Generic[S]):
             segments_removed=removed,
             seconds=round(seconds, 3),
         )
-
-    def _encode(self, snapshot: Snapshot[S]) -> bytes:
-        """In a thread: the state is immutable."""
-        with collector.paused():
-            return self._machine.encode(snapshot.state, index=snapshot.index, term=snapshot.term)
 
     def _snapshot_written(self, task: asyncio.Task[None]) -> None:
         self._snapshot_task = None

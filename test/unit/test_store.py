@@ -567,7 +567,7 @@ async def test_a_full_disk_stops_snapshots_but_not_the_log(disk):
 
 
 async def test_an_unknown_engine_is_refused(disk):
-    with pytest.raises(InvalidArgument, match="use single"):
+    with pytest.raises(InvalidArgument, match="use single or raft"):
         await open_store(disk, engine="paxos")
 
 

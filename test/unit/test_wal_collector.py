@@ -54,3 +54,16 @@ def test_preferring_latency_freezes_what_exists():
         gc.unfreeze()
         gc.set_threshold(*thresholds)
         sys.setswitchinterval(interval)
+
+
+def test_freezing_keeps_what_was_made_out_of_later_collections():
+    made = []
+    try:
+        before = gc.get_freeze_count()
+        with collector.paused(freeze=True):
+            made += [[number] for number in range(20_000)]
+        assert gc.get_freeze_count() >= before + 20_000
+        assert not any(each is made[5] for each in gc.get_objects())
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()
