@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cloudless.clock import SystemClock
+from cloudless.config import StoreConfig
 from cloudless.coordinator.core import commands as c
 from cloudless.coordinator.core import snapshot, versions
 from cloudless.coordinator.core.machine import Applied
 from cloudless.coordinator.core.state import State
+from cloudless.coordinator.store import Store
 from cloudless.coordinator.wal.machine import FabricMachine
 from cloudless.core.model import Coordinator, JoinToken, Severity
 from cloudless.errors import FailedPrecondition
@@ -371,3 +375,25 @@ def test_who_is_older_than_the_log_is_told_so() -> None:
     refused = versions.too_old(fabric_of(c1=2, c2=2), "c2", schema=1)
     assert refused is not None
     assert refused.reason == "CoordinatorTooOld"
+
+
+async def test_the_store_asks_before_it_proposes(tmp_path: Path) -> None:
+    store: Store[State] = await Store.open(
+        tmp_path,
+        machine=FabricMachine("test.local"),
+        clock=SystemClock(),
+        config=StoreConfig(engine="single"),
+        member="c1",
+    )
+    try:
+        for name, schema in (("c2", 1), ("c1", 2)):
+            await store.propose(announce(name, schema=schema), actor=f"coordinator/{name}")
+        before = store.snapshot.index
+        with pytest.raises(FailedPrecondition) as caught:
+            await store.propose(EVENT, actor=ALICE)
+        assert (caught.value.reason, store.snapshot.index) == ("UpgradeNotFinished", before), "the log has none of it"
+        assert "coordinator c2" in caught.value.message
+        await store.propose(announce("c2", version="2.0"), actor="coordinator/c2")
+        assert (await store.propose(EVENT, actor=ALICE)).accepted
+    finally:
+        await store.close()
