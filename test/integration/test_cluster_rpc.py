@@ -213,6 +213,44 @@ async def test_a_restored_fabric_goes_on_under_the_same_identity(tmp_path: Path)
         assert [event.type for event in again.state.events].count("cluster.restored") == 1
 
 
+async def test_a_fabric_of_three_is_restored_while_two_of_the_lost_ones_still_run(tmp_path: Path) -> None:
+    path, new = tmp_path / "f.backup", tmp_path / "new"
+    async with running_coordinators(tmp_path / "old", 3) as old:
+        await old.members["c2"].put_workload("web", replicas=0)
+        info = await take(old.members["c3"], path)
+        await old.kill("c1")
+        backup.place(path, new / "c1")
+        restored = Cluster(new)
+        try:
+            c1 = await restored.start("c1")
+            await eventually(
+                lambda: sorted(name for name, record in c1.state.coordinators.items() if not record.removed) == ["c1"],
+                what="the lost coordinators to be forgotten",
+            )
+            c4 = await restored.add("c4")
+            await restored.voters("c1", "c4")
+            made = await c1.put_workload("more", replicas=0)
+            assert made.revision > info.index + REVISION_GAP
+            await restored.applied(made.revision)
+            assert sorted(name for _, name in c4.state.workloads) == ["more", "web"]
+            assert state_hash(c4.state) == state_hash(c1.state)
+            used = await failure_of(_add(c1, "c2"))
+            assert used.reason == "CoordinatorIdUsed"
+            # The others have heard nothing of it.
+            leader = await old.leader()
+            assert await _add(leader, "c5")
+            assert [name for _, name in leader.state.workloads] == ["web"]
+            assert {member.id for member in leader.store.status().members} == {"c1", "c2", "c3"}
+        finally:
+            await restored.close()
+
+
+async def _add(running: RunningCoordinator, name: str) -> str:
+    """The token of a new coordinator."""
+    async with Api(running) as api:
+        return str((await api.AddCoordinator(control_pb2.AddCoordinatorRequest(id=name))).jwt)
+
+
 async def test_changes_of_three_coordinators(tmp_path: Path) -> None:
     async with running_coordinators(tmp_path, 3) as cluster:
         leader = await cluster.leader()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cloudless.api.v1 import log_pb2
 from cloudless.coordinator.core import commands as c
-from cloudless.coordinator.core import machine, snapshot
+from cloudless.coordinator.core import machine, snapshot, versions
 from cloudless.coordinator.core.bounded import BoundedLog
 from cloudless.coordinator.core.state import State
 from cloudless.core.model import (
@@ -160,6 +160,9 @@ def check_step(before, applied, index):
         assert result.reason
         assert (applied.changes, applied.events) == ((), ())
         assert dataclasses.replace(after, results=before.results, request_ids=before.request_ids) == before
+    assert versions.level(after) >= versions.level(before), "what all understand never becomes less"
+    for name, coordinator in before.coordinators.items():
+        assert not coordinator.removed or after.coordinators[name] == coordinator, "an id is used once"
     for position, event in enumerate(applied.events):
         assert (event.index, event.sequence) == (index, position)
     maps = {"node": "nodes", "replica": "replicas", "token": "tokens", "user": "users", "workload": "workloads",
