@@ -32,6 +32,7 @@ from typing import Any, Literal, TypeVar, Union
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
 M = TypeVar("M", bound=Message)
 D = TypeVar("D")
@@ -162,8 +163,10 @@ def _reader(cls: type, descriptor: Any) -> _Read:
         name = field.name
         value = f"message.{name}"
         if field.kind == "message":
-            names[f"read_{name}"] = _reader(field.cls, field.descriptor.message_type)
-            value = f"read_{name}({value})"
+            names[f"read_{name}"] = read_part = _reader(field.cls, field.descriptor.message_type)
+            # What is read from nothing is the same each time, and immutable: one for all.
+            names[f"absent_{name}"] = None if field.optional else read_part(_empty(field.descriptor.message_type))
+            value = f"read_{name}({value}) if message.HasField({name!r}) else absent_{name}"
         elif field.kind == "messages":
             names[f"read_{name}"] = _reader(field.cls, field.descriptor.message_type)
             value = f"tuple([read_{name}(item) for item in {value}])"
@@ -173,7 +176,7 @@ def _reader(cls: type, descriptor: Any) -> _Read:
             value = f"member_{name}({value})"
         elif field.kind in ("scalars", "map"):
             value = f"{'dict' if field.kind == 'map' else 'tuple'}({value})"
-        if field.optional and field.kind in ("message", "scalar"):
+        if field.optional and field.kind == "scalar":
             value = f"{value} if message.HasField({name!r}) else None"
         if direct:
             names[f"set_{name}"] = vars(cls)[name].__set__
@@ -183,6 +186,10 @@ def _reader(cls: type, descriptor: Any) -> _Read:
     body = ["made = new(cls)", *lines, "return made"] if direct else ["return cls(", *arguments, ")"]
     read: _Read = _generated("read(message)", body, names)
     return read
+
+
+def _empty(descriptor: Any) -> Message:
+    return GetMessageClass(descriptor)()
 
 
 def _has_plain_slots(cls: type) -> bool:
