@@ -73,6 +73,7 @@ PROPOSALS_REPEATED = Counter("cloudless_store_proposals_repeated_total", "Propos
 PROPOSE_TIMEOUT_S = 10.0
 # Pauses before a proposal of unknown outcome is repeated: the first, and the longest. An election takes longer.
 _BACKOFF_S, _BACKOFF_S_MAX = 0.01, 0.2
+_HAND_OVER_S = 2.0  # then it is left to the engine's own end
 _ENGINES = ("raft", "single", "etcd")
 _THREADS = 4  # the log; a snapshot written beside it; one that is received; one that is sent
 
@@ -415,9 +416,10 @@ class Store(Generic[S]):
         engine = self._running
         if engine.leading and isinstance(engine, Membership):
             try:
-                await engine.transfer()
-            except CloudlessError as error:
-                log.info("store.kept_leadership", cause=error.message)
+                async with asyncio.timeout(_HAND_OVER_S):
+                    await engine.transfer()
+            except (CloudlessError, TimeoutError) as error:
+                log.info("store.kept_leadership", cause=str(error))
 
     # Snapshots
 

@@ -451,7 +451,7 @@ async def test_a_power_cut_at_any_operation_of_the_leaders_disk_loses_nothing_ac
 @on()
 async def test_members_killed_under_load_lose_nothing_acknowledged(cluster: Cluster):
     await cluster.start(snapshot_entries=40, segment_bytes=3000, propose_timeout_s=0.5)
-    for number in range(6):
+    for number in range(6 if cluster.kind.run is engines.run_virtual else 3):
         tasks = []
 
         async def write(caller, store):

@@ -107,10 +107,10 @@ def test_an_overwritten_log_never_yields_a_wrong_entry(at, garbage, cut):
     assert found == written[: len(found)]
 
 
-@given(st.binary(max_size=100), st.integers(0, 100), st.binary(max_size=4))
+@given(st.binary(max_size=100), st.binary(max_size=20), st.integers(0, 120), st.binary(max_size=4))
 @settings(max_examples=400, deadline=None)
-def test_a_snapshot_is_whole_or_refused(body, at, garbage):
-    good = snapshots.encode(snapshots.StoredSnapshot(5, 2, body))
+def test_a_snapshot_is_whole_or_refused(body, configuration, at, garbage):
+    good = snapshots.encode(snapshots.StoredSnapshot(5, 2, body, configuration))
     data = good[:at] + garbage + good[at + len(garbage) :]
     for candidate in (data, garbage, good[:at]):
         try:
@@ -118,5 +118,5 @@ def test_a_snapshot_is_whole_or_refused(body, at, garbage):
         except ValueError:
             assert candidate != good
         else:
-            assert found == snapshots.StoredSnapshot(5, 2, body)
+            assert found == snapshots.StoredSnapshot(5, 2, body, configuration)
             assert zlib.crc32(candidate) == zlib.crc32(good)
