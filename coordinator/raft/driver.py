@@ -47,6 +47,8 @@ APPEND_BYTES_MAX: Final = 8 * 2**20
 
 LATE_MS: Final = 50.0  # a Tick that is so late comes from a process that stood still
 CATCH_BREATH_S: Final = 0.002
+UNREACHABLE_S: Final = 0.02  # until proposals are forwarded again
+BOUNCED_S: Final = 0.005
 HOUSEKEEPING_S: Final = 0.2
 MEASURE_S: Final = 1.0
 HAND_OVER_AGAIN_S: Final = 1.0  # of a leader with a full disk
@@ -85,6 +87,7 @@ class Driver:
         self._breath_taken = False
         self._known_leader = ""
         self._announcing = False
+        self._resting = False  # nothing is forwarded for a moment
         self._housekeeping: asyncio.TimerHandle | None = None
         self._measured_s = self._handed_over_s = self._seconds()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -252,7 +255,7 @@ class Driver:
             return
         elif kind is Forwarded:
             if self.forwarding.answered(sender, message, applied_index=self.applying.index):  # type: ignore[arg-type]
-                self._loop.call_later(CATCH_BREATH_S, self.wake)
+                self._rest(BOUNCED_S)
             return
         elif kind is ChangeRequest:
             self._on_request(sender, message)  # type: ignore[arg-type]
@@ -368,10 +371,20 @@ class Driver:
             if state.hand_over is None and not self.writer.busy:
                 self._append()
         elif state.leader:
-            if not self.forwarding.forward(state.leader):
-                self._loop.call_later(CATCH_BREATH_S * 10, self.wake)
+            if not self._resting and not self.forwarding.forward(state.leader):
+                self._rest(UNREACHABLE_S)
         else:
             self.proposals.refuse_fenced()
+
+    def _rest(self, seconds: float) -> None:
+        """Forwards nothing for so long."""
+        if not self._resting:
+            self._resting = True
+            self._loop.call_later(seconds, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = False
+        self.wake()
 
     def _append(self) -> None:
         """Makes what waits the next entries of the log, if the disk has room for them."""
