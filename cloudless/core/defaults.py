@@ -60,18 +60,25 @@ STARTING_SPEC: Final = WorkloadSpec(replicas=1, priority=50)
 
 def apply(metadata: Metadata, spec: WorkloadSpec) -> tuple[Metadata, WorkloadSpec]:
     """The same workload with each unstated field filled in. Total: takes specs that do not validate, too."""
-    return (
-        metadata if metadata.namespace else replace(metadata, namespace=NAMESPACE),
-        replace(
-            spec,
-            type=spec.type or WorkloadType.SERVICE,
-            containers=tuple(map(_container, spec.containers)),
-            placement=_placement(spec.placement),
-            restart_policy=_restart_policy(spec.restart_policy),
-            rollout=_rollout(spec.rollout),
-            disruption=_unstated(spec.disruption, DISRUPTION),
-            termination=_unstated(spec.termination, TERMINATION),
-        ),
+    return metadata_of(metadata), spec_of(spec)
+
+
+def metadata_of(metadata: Metadata) -> Metadata:
+    """The part of `apply` that is about the metadata."""
+    return metadata if metadata.namespace else replace(metadata, namespace=NAMESPACE)
+
+
+def spec_of(spec: WorkloadSpec) -> WorkloadSpec:
+    """The part of `apply` that is about the spec."""
+    return replace(
+        spec,
+        type=spec.type or WorkloadType.SERVICE,
+        containers=tuple(map(_container, spec.containers)),
+        placement=_placement(spec.placement),
+        restart_policy=_restart_policy(spec.restart_policy),
+        rollout=_rollout(spec.rollout),
+        disruption=_unstated(spec.disruption, DISRUPTION),
+        termination=_unstated(spec.termination, TERMINATION),
     )
 
 

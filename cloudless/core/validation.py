@@ -31,7 +31,15 @@ from cloudless.core.spec import (
 )
 from cloudless.core.violations import Violation, bounded, duration, unsupported
 
-__all__ = ["Violation", "validate", "validate_labels", "validate_name", "validate_replicas"]
+__all__ = [
+    "Violation",
+    "validate",
+    "validate_labels",
+    "validate_metadata",
+    "validate_name",
+    "validate_replicas",
+    "validate_spec",
+]
 
 REPLICAS_MAX: Final = 10_000
 PRIORITY_MAX: Final = 100
@@ -48,6 +56,16 @@ _VALUE_REMEDY: Final = "use at most 63 letters, digits, -, _ and ., with a lette
 def validate(metadata: Metadata, spec: WorkloadSpec) -> tuple[Violation, ...]:
     """Everything that is wrong with this workload, in the order of the manifest; empty when it is well formed."""
     return (*_metadata(metadata), *_spec(spec))
+
+
+def validate_metadata(metadata: Metadata) -> tuple[Violation, ...]:
+    """The part of `validate` that is about the metadata."""
+    return tuple(_metadata(metadata))
+
+
+def validate_spec(spec: WorkloadSpec) -> tuple[Violation, ...]:
+    """The part of `validate` that is about the spec."""
+    return tuple(_spec(spec))
 
 
 def validate_name(text: str, path: str) -> tuple[Violation, ...]:

@@ -28,11 +28,13 @@ import typing
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from functools import cache
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, Final, Literal, TypeVar, Union
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+
+from cloudless.core.spec import WorkloadSpec
 
 M = TypeVar("M", bound=Message)
 D = TypeVar("D")
@@ -58,6 +60,12 @@ def from_proto(message: Message, cls: type[D]) -> D:
     domain_object: D = _reader(typing.cast(Any, cls), message.DESCRIPTOR)(message)
     return domain_object
 
+
+# Of these many are equal: a workload's history, its writes, a fabric's workloads. To read one takes longer than to find
+# it by its bytes, and equal ones then share their memory and are compared at once.
+_SHARED: Final = (WorkloadSpec,)
+_SHARED_KEPT: Final = 1024
+_SHARED_BYTES_MAX: Final = 4096
 
 _Kind = Literal["scalar", "enum", "message", "messages", "scalars", "map"]
 
@@ -163,7 +171,8 @@ def _reader(cls: type, descriptor: Any) -> _Read:
         name = field.name
         value = f"message.{name}"
         if field.kind == "message":
-            names[f"read_{name}"] = read_part = _reader(field.cls, field.descriptor.message_type)
+            read_part = _reader(field.cls, field.descriptor.message_type)
+            names[f"read_{name}"] = _shared(read_part) if field.cls in _SHARED else read_part
             # What is read from nothing is the same each time, and immutable: one for all.
             names[f"absent_{name}"] = None if field.optional else read_part(_empty(field.descriptor.message_type))
             value = f"read_{name}({value}) if message.HasField({name!r}) else absent_{name}"
@@ -186,6 +195,24 @@ def _reader(cls: type, descriptor: Any) -> _Read:
     body = ["made = new(cls)", *lines, "return made"] if direct else ["return cls(", *arguments, ")"]
     read: _Read = _generated("read(message)", body, names)
     return read
+
+
+def _shared(read: _Read) -> _Read:
+    """As `read`; equal bytes give the same object, as long as it is among the newest that were read."""
+    known: dict[bytes, Any] = {}
+
+    def read_shared(message: Any) -> Any:
+        data = message.SerializeToString()
+        found = known.get(data)
+        if found is None:
+            found = read(message)
+            if len(data) <= _SHARED_BYTES_MAX:
+                if len(known) >= _SHARED_KEPT:
+                    known.clear()
+                known[data] = found
+        return found
+
+    return read_shared
 
 
 def _empty(descriptor: Any) -> Message:

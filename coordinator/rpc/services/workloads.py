@@ -7,9 +7,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from functools import lru_cache
 from typing import Any, Final
 
-from cloudless.api.v1 import control_pb2, types_pb2
+from cloudless.api.v1 import control_pb2, spec_pb2, types_pb2
 from cloudless.api.v1.convert import from_proto, to_proto
 from cloudless.coordinator.core import commands, machine
 from cloudless.coordinator.core.commands import (
@@ -36,6 +37,8 @@ BATCH_MAX: Final = 500
 # Of one workload. A node is told all that it shall run in one message (`identity.channel`), and ten generations are
 # kept in memory.
 WORKLOAD_BYTES_MAX: Final = 256 * 2**10
+_KEPT_SPECS: Final = 512
+_KEPT_BYTES_MAX: Final = 4096
 
 
 class Workloads:
@@ -168,13 +171,25 @@ def _workload(request: Any) -> tuple[Metadata, WorkloadSpec]:
 
 def _read(message: Any) -> tuple[Metadata, WorkloadSpec, tuple[Violation, ...]]:
     """What a message with `metadata` and `spec` asks for, its defaults filled in, and all that is wrong with it."""
-    metadata, spec = defaults.apply(from_proto(message.metadata, Metadata), from_proto(message.spec, WorkloadSpec))
-    violations = validation.validate(metadata, spec)
-    size_bytes = message.metadata.ByteSize() + message.spec.ByteSize()
+    metadata = defaults.metadata_of(from_proto(message.metadata, Metadata))
+    data = message.spec.SerializeToString()
+    spec, spec_violations = (_spec_kept if len(data) <= _KEPT_BYTES_MAX else _spec)(data)
+    violations = (*validation.validate_metadata(metadata), *spec_violations)
+    size_bytes = message.metadata.ByteSize() + len(data)
     if size_bytes > WORKLOAD_BYTES_MAX:
         large = Violation("spec", f"the workload has {size_bytes} bytes", f"use at most {WORKLOAD_BYTES_MAX}")
         violations = (large, *violations)
     return metadata, spec, violations
+
+
+def _spec(data: bytes) -> tuple[WorkloadSpec, tuple[Violation, ...]]:
+    """The spec of these bytes with its defaults, and what is wrong with it."""
+    spec = defaults.spec_of(from_proto(spec_pb2.WorkloadSpec.FromString(data), WorkloadSpec))
+    return spec, validation.validate_spec(spec)
+
+
+# Workloads are often written with a spec that another one has, or that they have already.
+_spec_kept = lru_cache(_KEPT_SPECS)(_spec)
 
 
 def _batch(request: Any) -> list[PutWorkload]:
