@@ -134,7 +134,7 @@ class EtcdConfig:
 @dataclasses.dataclass(frozen=True)
 class StoreConfig:
     engine: str = setting(
-        "single",
+        "raft",
         "Replication engine: raft (1, 3 or 5 coordinators), single (this one only), or etcd (an etcd of yours).",
         kinds.one_of("raft", "single", "etcd"),
     )

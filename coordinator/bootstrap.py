@@ -104,8 +104,7 @@ def check_addresses(config: CoordinatorConfig) -> None:
 def check_log(config: CoordinatorConfig) -> None:
     """Raises Corrupt (LogMissing) where a coordinator that was a member finds no log: beginning with an empty one would
     forget what it acknowledged."""
-    keeps_none = config.store.engine == "etcd"  # it is in etcd
-    if keeps_none or not _done(config).exists() or joining.under_way(config) is not None:
+    if config.store.engine == "etcd" or not joining.log_begun(config):  # etcd has the log
         return
     if not any(log_directory(config).glob("*/*")):
         raise Corrupt(

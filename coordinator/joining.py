@@ -3,6 +3,7 @@
     DATA_DIR/
       member/              mode 0700
         id                 whose folder this is; never changes
+        log-begun          there is a log; without one, a later start refuses
         key.pem            made first, so that every later step can be repeated with the same key
         credentials.json   what the token was given for: a certificate for that key
         joining.json       where the others are; there until they have taken this coordinator in as a learner
@@ -60,6 +61,7 @@ _ID_FILE: Final = "id"
 _KEY_FILE: Final = "key.pem"
 _PLAN_FILE: Final = "joining.json"
 _OTHERS_FILE: Final = "coordinators.json"
+_LOG_FILE: Final = "log-begun"
 _JOINED: Final = "joined"
 _CALL_TIMEOUT_S: Final = 15.0
 _RETRY_DELAY_S_MIN: Final = 0.1
@@ -110,6 +112,20 @@ def joined(config: CoordinatorConfig) -> bool:
         return (config.data_dir / DONE_FILE).read_text().startswith(_JOINED)
     except FileNotFoundError:
         return False
+
+
+def log_begun(config: CoordinatorConfig) -> bool:
+    """Whether this coordinator has had a log: then it may have acknowledged something."""
+    return (directory(config) / _LOG_FILE).exists() or (
+        (config.data_dir / DONE_FILE).exists() and under_way(config) is None
+    )
+
+
+def mark_log_begun(config: CoordinatorConfig) -> None:
+    """May be repeated."""
+    path = directory(config) / _LOG_FILE
+    if not path.exists():
+        write_private(path, b"")
 
 
 def under_way(config: CoordinatorConfig) -> Joining | None:

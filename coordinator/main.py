@@ -237,6 +237,7 @@ class Coordinator:
             await self.engine.close()
             raise
         self._stack.push_async_callback(self.store.close)
+        joining.mark_log_begun(config)
         found = self.store.snapshot.state
         if found.trust_domain != trust_domain:
             raise FailedPrecondition(

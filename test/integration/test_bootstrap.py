@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from cloudless import contexts
 from cloudless.api.v1 import control_pb2, control_pb2_grpc
 from cloudless.coordinator import bootstrap
 from cloudless.coordinator import main as program
+from cloudless.coordinator.core.snapshot import state_hash
 from cloudless.core.model import Role
 from cloudless.errors import CloudlessError, Corrupt, FailedPrecondition, InvalidArgument
 from cloudless.identity.channel import open_channel
@@ -42,28 +44,27 @@ async def test_the_first_start_makes_a_private_folder_and_an_admin(tmp_path: Pat
         admin = c.state.users["admin"]
         assert [(binding.role, binding.namespace) for binding in admin.bindings] == [(Role.ADMIN, "*")]
         listening = json.loads((data / "listen.json").read_text())
-        assert listening == {"api": c.api_address, "enroll": c.enroll_address, "metrics": ""}
+        member = c.coordinator.engine.listening
+        assert listening == {"api": c.api_address, "enroll": c.enroll_address, "metrics": "", "member": member}
 
 
 async def test_a_restart_changes_nothing(tmp_path: Path) -> None:
-    with socket.socket() as api, socket.socket() as enrol:
-        # Other ports would be announced.
-        for probe in (api, enrol):
+    ports = {}  # others would be announced
+    with ExitStack() as stack:
+        for listener in ("api", "enroll", "member"):
+            probe = stack.enter_context(socket.socket())
             probe.bind(("127.0.0.1", 0))
-        ports = {
-            "listen__api": f"127.0.0.1:{api.getsockname()[1]}",
-            "listen__enroll": f"127.0.0.1:{enrol.getsockname()[1]}",
-        }
+            ports[f"listen__{listener}"] = f"127.0.0.1:{probe.getsockname()[1]}"
     async with running_coordinator(tmp_path, **ports) as first:
         root = first.coordinator.identity.authority.root_sha256
         context = first.admin_context.read_bytes()
         token = await first.token()
-        index = first.store.snapshot.index
+        before = state_hash(first.state)
     async with running_coordinator(tmp_path, **ports) as second:
         assert second.coordinator.new_admin_context is None
         assert second.coordinator.identity.authority.root_sha256 == root
         assert second.admin_context.read_bytes() == context
-        assert second.store.snapshot.index == index
+        assert state_hash(second.state) == before
         assert await _who_am_i(second)
         assert second.coordinator.identity.signer.verify(
             token, audience=f"cloudless-enroll:{second.trust_domain}", now_ms=0
@@ -98,6 +99,7 @@ async def test_a_start_that_crashed_is_completed_by_the_next(tmp_path: Path, lef
                 _remove(data / name)
         if reached < steps.index("admin in the log"):
             _remove(data / "log")
+            _remove(data / "member")
         if left == "half an authority":
             (data / ".ca.new").mkdir()
             (data / ".ca.new" / "root.key").write_text("cut sh")
@@ -158,7 +160,7 @@ async def test_a_failed_start_leaves_nothing_running(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        for setting in ("listen__api", "listen__enroll", "metrics__listen"):
+        for setting in ("listen__api", "listen__enroll", "listen__member", "metrics__listen"):
             with pytest.raises(FailedPrecondition) as caught:
                 async with running_coordinator(tmp_path, **{setting: address}):
                     pass
@@ -194,6 +196,7 @@ class Process:
             f"--data-dir={self.data}",
             "--listen-api=127.0.0.1:0",
             "--listen-enroll=127.0.0.1:0",
+            "--listen-member=127.0.0.1:0",
             "--metrics-listen=127.0.0.1:0",
             *self._arguments,
             stdout=asyncio.subprocess.PIPE,

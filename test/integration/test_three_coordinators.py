@@ -246,7 +246,7 @@ async def test_a_join_that_was_cut_off_behind_the_identity_is_completed(tmp_path
         await cluster.voters("c1", "c2")
         await asyncio.wait_for(cluster.members["c2"].coordinator.wait_ready(), 10)
         await eventually(lambda: joining.under_way(config) is None, what="the join to be complete")
-        assert sorted(path.name for path in joining.directory(config).iterdir()) == ["coordinators.json", "id"]
+        assert sorted(path.name for path in joining.directory(config).iterdir()) == ["coordinators.json", "id", "log-begun"]
 
 
 async def test_a_folder_of_the_single_engine_becomes_a_cluster(tmp_path: Path) -> None:
