@@ -24,6 +24,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from cloudless.clock import Clock
 from cloudless.coordinator.store import Batch, Snapshot, Store
 from cloudless.errors import CloudlessError, Compacted, Unavailable, WatchLagged
+from cloudless.observe import tracing
 
 log = structlog.get_logger(__name__)
 tracer = trace.get_tracer("cloudless.reconcile")
@@ -266,7 +267,7 @@ class _Term(Generic[S, K]):
         snapshot = owner._store.snapshot
         self._cancel_timer(key)
         began = owner._seconds()
-        with tracer.start_as_current_span("reconcile") as span:
+        with tracing.span(tracer, "reconcile") as span:
             try:
                 plan = owner._reconcile(snapshot.state, key, owner._clock.now_ms(), owner._rng.getrandbits(63))
             except Exception as error:

@@ -53,6 +53,7 @@ from cloudless.errors import (
     Unavailable,
     from_code,
 )
+from cloudless.observe import tracing
 
 __all__ = ["Batch", "Snapshot", "Store", "Watch"]
 
@@ -250,7 +251,7 @@ class Store(Generic[S]):
         with a `term`): it will never be committed; Unavailable: the outcome is unknown, repeat with the same request
         id.
         """
-        with tracer.start_as_current_span("store.propose") as span:
+        with tracing.span(tracer, "store.propose") as span:
             try:
                 data = self._machine.entry(
                     command,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Any
 
 from cloudless.coordinator.rpc.call import Call
@@ -15,24 +16,85 @@ class Deadlines:
     they end with their peer, with the caller's own deadline, or with its right to call."""
 
     def __init__(self, *, default_ms: int = 30_000, max_ms: int = 120_000) -> None:
-        self._default_s = default_ms / 1000
-        self._max_s = max_ms / 1000
+        self._default = _Limit(default_ms / 1000)
+        self._max = _Limit(max_ms / 1000)
 
     async def __call__(self, call: Call, request: Any, proceed: Proceed) -> Any:
         if call.streaming:
             return await proceed(call, request)
         remaining = call.context.time_remaining()
-        if remaining is not None and remaining <= self._max_s:
+        if remaining is not None and remaining <= self._max.seconds:
             return await proceed(call, request)
-        limit_s = self._default_s if remaining is None else self._max_s
-        timer = asyncio.timeout(limit_s)
+        limit = self._default if remaining is None else self._max
+        running = limit.begin()
         try:
-            async with timer:
-                return await proceed(call, request)
-        except TimeoutError:
-            if not timer.expired():
+            return await proceed(call, request)
+        except asyncio.CancelledError:
+            if not running.expired or not running.is_last_reason():
                 raise
             raise DeadlineExceeded(
-                f"the call took longer than {limit_s:g} s",
+                f"the call took longer than {limit.seconds:g} s",
                 remedy="for a write the outcome is unknown: repeat it with the same request id",
             ) from None
+        finally:
+            limit.end(running)
+
+
+class _Running:
+    """A call under way. `expired`: its task was cancelled because its time was over."""
+
+    __slots__ = ("_cancelling", "_counted", "done", "expired", "task", "until")
+
+    def __init__(self, task: asyncio.Task[Any], until: float) -> None:
+        self.task = task
+        self.until = until
+        self.done = self.expired = self._counted = False
+        self._cancelling = task.cancelling()
+
+    def is_last_reason(self) -> bool:
+        """Takes the cancellation back; whether there is no other one (as `asyncio.timeout` does)."""
+        self._counted = True
+        return self.task.uncancel() <= self._cancelling
+
+    def end(self) -> None:
+        self.done = True
+        if self.expired and not self._counted:  # the handler ended all the same
+            self.task.uncancel()
+
+
+class _Limit:
+    """Calls that may all take the same time, so that they stand in the order of their ends: one timer for all of them,
+    where a timer for each call would cost as much as its authentication."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._running: deque[_Running] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> _Running:
+        task = asyncio.current_task()  # gRPC serves each call in a task of its own
+        assert task is not None
+        loop = task.get_loop()
+        running = _Running(task, loop.time() + self.seconds)
+        self._running.append(running)
+        if self._timer is None:
+            self._timer = loop.call_at(running.until, self._expire, loop)
+        return running
+
+    def end(self, running: _Running) -> None:
+        running.end()
+        while self._running and self._running[0].done:
+            self._running.popleft()
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        now = loop.time()
+        while self._running:
+            first = self._running[0]
+            if not first.done:
+                if first.until > now:
+                    self._timer = loop.call_at(first.until, self._expire, loop)
+                    return
+                first.expired = True
+                first.task.cancel()
+            self._running.popleft()
