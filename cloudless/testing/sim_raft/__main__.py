@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cloudless.testing.sim_raft.scenario import Outcome, run_seed
+from cloudless.testing.sim_raft.scenario import Outcome, run_clean, run_seed
 
 _SHOWN = (
     "elections",
@@ -94,16 +94,10 @@ def _outcomes(seeds: range, jobs: int) -> Iterator[Iterator[Outcome]]:
     jobs = min(jobs, os.cpu_count() or 1)
     gc.freeze()
     if jobs <= 1:
-        yield (_run(seed) for seed in seeds)
+        yield (run_clean(seed) for seed in seeds)
         return
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        yield pool.imap(_run, seeds, chunksize=5)
-
-
-def _run(seed: int) -> Outcome:
-    outcome = run_seed(seed)
-    gc.collect()
-    return outcome
+        yield pool.imap(run_clean, seeds, chunksize=5)
 
 
 if __name__ == "__main__":

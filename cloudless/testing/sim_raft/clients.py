@@ -63,6 +63,11 @@ class Client:
 
     async def _operate(self) -> None:
         rng, profile = self._rng, self._world.profile
+        if rng.random() < profile.bursts:
+            # Several at once: they share writes to the disk and messages, and fill the log.
+            keys = [f"list{2 * rng.randrange(profile.keys) + 1}" for _ in range(rng.randint(2, 15))]
+            await asyncio.gather(*(self.write("append", key, attempts=2) for key in keys))
+            return
         number = rng.randrange(profile.keys)
         key = f"list{number}" if number % 2 else f"value{number}"
         if rng.random() < profile.reads:

@@ -5,8 +5,8 @@ the mutated one. A text that is not found exactly once is an error: the mutant h
 """
 
 from __future__ import annotations
-
 import __future__
+
 import importlib
 import inspect
 import textwrap

@@ -38,7 +38,7 @@ FAULTS: Final[dict[str, float]] = {
 @dataclass(frozen=True, slots=True)
 class Profile:
     """`faults`: weights by name. `pause_s`: the mean time between two of them. `think_s`: the mean time that a client
-    lets pass between two operations. `grow`: begins with one member, to which the others are added. Rates of the
+    lets pass between two operations, `bursts` how often it makes several at once. `grow`: begins with one member, to which the others are added. Rates of the
     network are chances for each message, all the time; the fault "lossy" makes them worse for a while."""
 
     members: int = 3
@@ -50,6 +50,7 @@ class Profile:
     think_s: float = 0.25
     keys: int = 3
     reads: float = 0.4
+    bursts: float = 0.1
     snapshot_entries: int = 40
     segment_bytes: int = 4096
     heartbeat_ms: int = 80
@@ -72,13 +73,14 @@ def draw(rng: random.Random) -> Profile:
         grow=rng.random() < 0.1,
         safety_s=rng.uniform(4.0, 9.0),
         faults=tuple(chosen.items()) or (("crash", 1.0),),
-        pause_s=rng.choice((0.3, 0.6, 1.0)),
+        pause_s=rng.choice((0.15, 0.3, 0.6)),
         clients=rng.randint(2, 4),
-        think_s=rng.choice((0.1, 0.2, 0.3)),
+        think_s=rng.choice((0.05, 0.1, 0.3)),
         keys=rng.randint(1, 4),
         reads=rng.choice((0.2, 0.4, 0.6)),
+        bursts=rng.choice((0.0, 0.1, 0.3)),
         snapshot_entries=rng.choice((5, 12, 25, 60)),
-        segment_bytes=rng.choice((1024, 2048, 8192)),
+        segment_bytes=rng.choice((600, 1200, 2400, 9600)),
         heartbeat_ms=rng.choice((60, 100)),
         election_ms=rng.choice((200, 300)),
         delay_max_s=rng.choice((0.002, 0.005, 0.02)),
