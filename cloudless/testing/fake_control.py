@@ -20,7 +20,15 @@ from cloudless.api.v1 import control_pb2, control_pb2_grpc, convert, session_pb2
 from cloudless.core import defaults, selectors, validation
 from cloudless.core.spec import Metadata, WorkloadSpec
 from cloudless.errors import CloudlessError, InvalidArgument, NotFound, PermissionDenied, Unavailable
-from cloudless.identity.channel import ERROR_TRAILER, REASON_TRAILER, REMEDY_TRAILER, REQUEST_ID_METADATA
+from cloudless.identity.channel import (
+    COORDINATORS_METADATA,
+    COORDINATORS_NOW_TRAILER,
+    ERROR_TRAILER,
+    REASON_TRAILER,
+    REMEDY_TRAILER,
+    REQUEST_ID_METADATA,
+    addresses_digest,
+)
 from cloudless.testing.fake_cluster import ClusterHandlers, FakeCluster
 
 NOW_MS: Final = 1_800_000_000_000
@@ -63,6 +71,7 @@ class FakeControl:
         self.program: Callable[[Any, Iterator[Any]], Iterator[Any]] = _echo
         self.sign: Callable[[bytes], tuple[str, int]] | None = None  # of a CSR: chain and its end; None: refused
         self.address = ""
+        self.coordinators: tuple[str, ...] = ()  # what clients are told that know others
         self._faults: dict[str, deque[tuple[bool, CloudlessError]]] = defaultdict(deque)
         self._results: dict[tuple[str, str], Any] = {}
         self._history: list[tuple[int, str, str, Any]] = []  # revision, kind, key, message or None
@@ -201,6 +210,9 @@ class FakeControl:
         request_id = str(metadata.get(REQUEST_ID_METADATA, ""))
         if method in self._stalled:
             self._stalled[method].wait(30)
+        known = metadata.get(COORDINATORS_METADATA)
+        if self.coordinators and known is not None and known != addresses_digest(self.coordinators):
+            context.set_trailing_metadata(((COORDINATORS_NOW_TRAILER, ",".join(self.coordinators)),))
         with self.lock:
             self.calls.append((method, request, metadata))
             fault = self._faults[method].popleft() if self._faults[method] else None
@@ -639,7 +651,9 @@ class _Servicer(ClusterHandlers):
                     return
                 rows, position = control.events[position:], len(control.events)
             for event in rows:
-                if event.index > request.from_index and self._event_shown(request, event):
+                within = request.HasField("from_sequence") and event.index == request.from_index
+                newer = event.index > request.from_index or (within and event.sequence > request.from_sequence)
+                if newer and self._event_shown(request, event):
                     yield control_pb2.WatchEventsResponse(event=event)
 
     def ImportImage(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:  # noqa: N802

@@ -125,8 +125,11 @@ def watch_events(
     app.flush_lines()
     widths = _widths(app, shown, query, format)
 
+    seen: dict[int, int] = {}  # of the newest entry: the last of its events that was shown
+
     def request(from_index: int) -> Any:
         return control_pb2.WatchEventsRequest(
+            from_sequence=seen.get(from_index),
             namespace=query.namespace,
             all_namespaces=query.all_namespaces,
             type_prefix=type_prefix,
@@ -142,6 +145,8 @@ def watch_events(
         from_revision=revision,
         revision_of=lambda message: int(message.event.index),
     ):
+        seen.clear()
+        seen[message.event.index] = message.event.sequence
         _show(app, message.event, query, format, widths)
 
 

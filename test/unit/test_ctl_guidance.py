@@ -10,15 +10,19 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import click
 import grpc
 import pytest
 
-from cloudless.api.v1 import types_pb2
+from cloudless.api.v1 import control_pb2, types_pb2
 from cloudless.clock import SystemClock
 from cloudless.contexts import Context, Contexts
+from cloudless.ctl import watching
+from cloudless.ctl.commands.events import watch_events as watch_events_of
 from cloudless.ctl.main import run
+from cloudless.ctl.resources import Query
 from cloudless.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from cloudless.identity import keys
 from cloudless.identity.ca import CertificateAuthority
@@ -511,3 +515,25 @@ def test_drain_says_what_found_no_other_node(ctl: Ctl, fabric: FakeControl) -> N
     assert outcome[0].err == (
         "warning: stopped, with no room elsewhere: default/web (1); they start when a node has room\n"
     )
+
+
+def test_a_watch_of_events_goes_on_within_an_entry_that_was_cut_in_half(
+    ctl: Ctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def follow(client: object, service: str, method: str, request: Any, **more: object) -> Iterator[Any]:
+        for sequence in (0, 1):
+            event = types_pb2.Event(index=60, sequence=sequence, type="node.ready", resource="node/n7")
+            yield control_pb2.WatchEventsResponse(event=event)
+            asked.append(request(60))
+        asked.append(request(59))
+
+    monkeypatch.setattr(watching, "follow", follow)
+    query = Query(namespace="", all_namespaces=True)
+    watch_events_of(ctl.app(), query, 50, shown=(), format="name")
+    assert [(r.from_index, r.HasField("from_sequence"), r.from_sequence) for r in asked] == [
+        (60, True, 0),
+        (60, True, 1),
+        (59, False, 0),
+    ]
