@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextvars import Context
 from typing import Any
 
 from cloudless.coordinator.rpc.call import Call
@@ -43,23 +44,24 @@ class Deadlines:
 class _Running:
     """A call under way. `expired`: its task was cancelled because its time was over."""
 
-    __slots__ = ("_cancelling", "_counted", "done", "expired", "task", "until")
+    __slots__ = ("_cancelling", "_counted", "expired", "task", "until")
 
     def __init__(self, task: asyncio.Task[Any], until: float) -> None:
-        self.task = task
+        self.task: asyncio.Task[Any] | None = task  # None: it has ended; kept, it would be a cycle through its frame
         self.until = until
-        self.done = self.expired = self._counted = False
+        self.expired = self._counted = False
         self._cancelling = task.cancelling()
 
     def is_last_reason(self) -> bool:
         """Takes the cancellation back; whether there is no other one (as `asyncio.timeout` does)."""
+        assert self.task is not None
         self._counted = True
         return self.task.uncancel() <= self._cancelling
 
     def end(self) -> None:
-        self.done = True
-        if self.expired and not self._counted:  # the handler ended all the same
-            self.task.uncancel()
+        task, self.task = self.task, None
+        if self.expired and not self._counted and task is not None:  # the handler ended all the same
+            task.uncancel()
 
 
 class _Limit:
@@ -78,22 +80,26 @@ class _Limit:
         running = _Running(task, loop.time() + self.seconds)
         self._running.append(running)
         if self._timer is None:
-            self._timer = loop.call_at(running.until, self._expire, loop)
+            self._set_timer(running.until, loop)
         return running
 
     def end(self, running: _Running) -> None:
         running.end()
-        while self._running and self._running[0].done:
+        while self._running and self._running[0].task is None:
             self._running.popleft()
+
+    def _set_timer(self, at: float, loop: asyncio.AbstractEventLoop) -> None:
+        # In a context of its own: that of a call would keep the call.
+        self._timer = loop.call_at(at, self._expire, loop, context=Context())
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         now = loop.time()
         while self._running:
             first = self._running[0]
-            if not first.done:
+            if first.task is not None:
                 if first.until > now:
-                    self._timer = loop.call_at(first.until, self._expire, loop)
+                    self._set_timer(first.until, loop)
                     return
                 first.expired = True
                 first.task.cancel()

@@ -270,3 +270,28 @@ async def test_each_call_is_one_span_below_its_callers(served: Any, monkeypatch:
     assert span.name == "test.T/Traced"
     assert format(span.context.trace_id, "032x") in parent
     assert span.attributes == {"rpc.grpc.status": "ABORTED", "request_id": "r-7"}
+
+
+async def test_many_calls_share_one_timer_and_each_ends_in_its_time(served: Any) -> None:
+    server, channel = served
+    loop = asyncio.get_running_loop()
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        try:
+            await asyncio.sleep(float(request))
+        except asyncio.CancelledError:
+            if request == b"9":  # one that ends all the same
+                return b"late"
+            raise
+        return b"in time"
+
+    server.methods["/test.T/Sleep"] = grpc.unary_unary_rpc_method_handler(handler)
+    call = channel.unary_unary("/test.T/Sleep")
+    for _ in range(2):  # the timer is set again after a pause
+        began = loop.time()
+        answers = await asyncio.gather(
+            *(call(seconds) for seconds in (b"0", b"5", b"0.05", b"9", b"5")), return_exceptions=True
+        )
+        assert 0.19 < loop.time() - began < 2
+        assert [answers[0], answers[2], answers[3]] == [b"in time", b"in time", b"late"]
+        assert [answers[i].code() for i in (1, 4)] == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
