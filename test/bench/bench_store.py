@@ -24,15 +24,30 @@ import uvloop
 
 from cloudless.clock import SystemClock
 from cloudless.config import StoreConfig
+from cloudless.coordinator.core import snapshot
 from cloudless.coordinator.core.commands import PutUser
+from cloudless.coordinator.core.state import State
 from cloudless.coordinator.engine import EngineParts
 from cloudless.coordinator.store import Store
 from cloudless.coordinator.wal import collector, record
 from cloudless.coordinator.wal.files import OsFilesystem
+from cloudless.coordinator.wal.log import Log
 from cloudless.coordinator.wal.machine import FabricMachine
 from cloudless.coordinator.wal.record import LogEntry
 from cloudless.coordinator.wal.single import open_single
-from cloudless.core.model import Role, RoleBinding, User
+from cloudless.core.model import (
+    CandidateScore,
+    ContainerStatus,
+    PlacementDecision,
+    Replica,
+    ReplicaPhase,
+    ReplicaStatus,
+    Role,
+    RoleBinding,
+    User,
+    WorkloadRecord,
+)
+from cloudless.core.spec import Metadata, ResourceAmounts, WorkloadSpec
 
 IN_FLIGHT = (1, 64, 512)
 COMMAND_BYTES = 200
@@ -158,6 +173,95 @@ async def recovery(directory: Path, entries: int) -> dict[str, float]:
     return {"entries": entries, "seconds": round(seconds, 3), "entries_per_s": round(entries / seconds)}
 
 
+def scan(directory: Path, entries: int) -> dict[str, float]:
+    """Opening a log of so many entries, none of them compacted: all are read and checked."""
+    path = directory / "scan"
+    data = b"x" + os.urandom(COMMAND_BYTES - 1)
+    wal = Log.open(OsFilesystem(), path, segment_bytes=StoreConfig().segment_bytes, salt=lambda: 1)
+    for first in range(1, entries + 1, 2000):
+        wal.append([LogEntry(index, 1, data) for index in range(first, min(first + 2000, entries + 1))])
+    wal.close()
+    began = time.perf_counter()
+    wal = Log.open(OsFilesystem(), path, segment_bytes=StoreConfig().segment_bytes, salt=lambda: 1)
+    seconds = time.perf_counter() - began
+    assert wal.last_index == entries
+    wal.close()
+    shutil.rmtree(path)
+    return {"entries": entries, "seconds": round(seconds, 3)}
+
+
+def large_state(replicas: int) -> State:
+    state = State.empty("bench")
+    spec = WorkloadRecord(metadata=Metadata(name="w", namespace="default"), spec=WorkloadSpec())
+    state = state.with_workload(spec)
+    digest = "sha256:" + "ab" * 32
+    for n in range(replicas):
+        node_id = f"node-{n % 1000:05d}"
+        container = ContainerStatus(name="main", state="running", ready=True, started_at_ms=n, image_digest=digest)
+        status = ReplicaStatus(phase=ReplicaPhase.READY, address=f"10.1.0.{n % 250}", containers=(container,))
+        candidates = tuple(CandidateScore(node_id=f"node-{(n + k) % 1000:05d}") for k in range(3))
+        placement = PlacementDecision(node_id=node_id, candidates=candidates, nodes_considered=1000)
+        replica = Replica(
+            id=f"r{n:08d}",
+            workload="w",
+            namespace="default",
+            generation=1,
+            node_id=node_id,
+            status=status,
+            placement=placement,
+            fragment=ResourceAmounts(1, 1),
+            revision=n,
+        )
+        state = state.with_replica(replica)
+    return state
+
+
+async def beside_writes(directory: Path, body: bytes, in_flight: int = 64) -> dict[str, float]:
+    """Decoding a snapshot as a member does that gets it from another one, while this store takes writes. It is of an
+    older entry, so that it does not become the state."""
+    opened = await Store.open(directory / "beside", machine=FabricMachine("bench"), clock=SystemClock())
+    latencies: list[float] = []
+    done = False
+
+    async def caller(number: int) -> None:
+        while not done:
+            start = time.perf_counter()
+            await opened.propose(command(number), actor="user/bench")
+            latencies.append(time.perf_counter() - start)
+
+    callers = [asyncio.ensure_future(caller(number)) for number in range(in_flight)]
+    await asyncio.sleep(0.5)
+    latencies.clear()
+    began = time.perf_counter()
+    await opened.install(body)
+    seconds = time.perf_counter() - began
+    done = True
+    measured = figures(latencies, len(latencies), seconds)
+    await asyncio.gather(*callers)
+    await opened.close()
+    return {"seconds": round(seconds, 3), **measured}
+
+
+def large(directory: Path, replicas: int) -> dict[str, float]:
+    state = large_state(replicas)
+    began = time.perf_counter()
+    body = snapshot.encode(state, index=0, term=0)
+    encoded = time.perf_counter() - began
+    began = time.perf_counter()
+    with collector.paused():
+        snapshot.decode(body)
+    decoded = time.perf_counter() - began
+    del state
+    beside = uvloop.run(beside_writes(directory, body))
+    return {
+        "replicas": replicas,
+        "bytes": len(body),
+        "encode_s": round(encoded, 3),
+        "decode_s": round(decoded, 3),
+        **{f"beside_{key}": value for key, value in beside.items()},
+    }
+
+
 def compare(name: str, in_flight: int, measure: Callable[[], dict[str, float]], directory: Path) -> dict[str, object]:
     """Measures between two halves of its limit, since a shared machine is not equally fast all the time."""
     frame = COMMAND_BYTES + record.HEADER_BYTES
@@ -179,6 +283,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="per measurement")
     parser.add_argument("--directory", type=Path, default=OUT.parent, help="on the disk that is to be measured")
     parser.add_argument("--entries", type=int, default=200_000, help="for recovery")
+    parser.add_argument("--scan-entries", type=int, default=1_000_000, help="in the log that is only opened")
+    parser.add_argument("--replicas", type=int, default=100_000, help="in the large state")
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     collector.prefer_latency()  # as the coordinator does
@@ -200,10 +306,20 @@ def main() -> None:
         )
         recovered = uvloop.run(recovery(directory, options.entries))
         print(f"recovery of {recovered['entries']:,} entries: {recovered['seconds']} s")
+        scanned = scan(directory, options.scan_entries)
+        print(f"a log of {scanned['entries']:,} entries is read and checked in {scanned['seconds']} s")
+        sized = large(directory, options.replicas)
+        print(
+            f"a state of {sized['replicas']:,} replicas ({sized['bytes'] / 1e6:.0f} MB): "
+            f"encoded in {sized['encode_s']} s, decoded in {sized['decode_s']} s; beside 64 writers in {sized['beside_seconds']} s, "
+            f"writes p50 {sized['beside_p50_ms']} ms, p99 {sized['beside_p99_ms']} ms"
+        )
     finally:
         shutil.rmtree(directory)
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps({"writes": rows, "recovery": recovered}, indent=2) + "\n")
+    OUT.write_text(
+        json.dumps({"writes": rows, "recovery": recovered, "scan": scanned, "large": sized}, indent=2) + "\n"
+    )
     print(f"written to {OUT}")
 
 
