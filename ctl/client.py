@@ -18,7 +18,7 @@ import grpc
 
 from cloudless.api.v1 import control_pb2_grpc
 from cloudless.clock import Clock
-from cloudless.ctl.hedging import HEDGE_MS, first_answer, moves_on, was_never_sent
+from cloudless.ctl.hedging import HEDGE_MS, answers, first_answer, moves_on, was_never_sent
 from cloudless.errors import CloudlessError, DeadlineExceeded, Unavailable
 from cloudless.identity.channel import (
     CONSISTENCY_METADATA,
@@ -226,16 +226,14 @@ class Client:
             return sorted(self.addresses, key=lambda address: (address in avoided, address != self._first))
 
     def _reachable(self, waiting: list[str]) -> str:
-        """Takes the next coordinator to which a connection comes about; the last one without a look."""
+        """Takes the next coordinator that answers; the last one without a look."""
         while len(waiting) > 1:
             address = waiting.pop(0)
             if address in self._answered:
                 return address
-            try:
-                grpc.channel_ready_future(self._channel(address)).result(timeout=HEDGE_MS / 1000)
+            if answers(self._channel(address), timeout_ms=HEDGE_MS):
                 return address
-            except grpc.FutureTimeoutError:
-                self._avoid(address)
+            self._avoid(address)
         return waiting.pop(0)
 
     def _avoid(self, address: str) -> None:

@@ -65,6 +65,16 @@ def first_answer(
             call.cancel()
 
 
+def answers(channel: grpc.Channel, *, timeout_ms: int) -> bool:
+    """Whether a coordinator is there, and says anything at all, within the time."""
+    try:
+        channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=timeout_ms / 1000)
+    except grpc.RpcError as error:
+        code: Any = getattr(error, "code", lambda: grpc.StatusCode.UNAVAILABLE)
+        return code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    return True
+
+
 def was_never_sent(error: CloudlessError) -> bool:
     """Whether no connection came about at all."""
     return "failed to connect" in error.message
