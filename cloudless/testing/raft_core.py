@@ -135,6 +135,7 @@ class Node:
     syncing: bool = False
     stopped_disk_until: float = 0.0
     rate: float = 1.0  # of its clock
+    ahead_ms: float = 0.0  # its clock, of time
 
 
 class Violation(AssertionError):
@@ -223,11 +224,14 @@ class Checker:
 
 @dataclass(slots=True)
 class Faults:
-    """Chances per message or per `interval_ms`."""
+    """Chances per message or per `interval_ms`; times are upper bounds, in milliseconds."""
 
-    loss: float = 0.02
-    duplicate: float = 0.03
-    slow: float = 0.05  # a message that takes long, and is overtaken
+    loss: float = 0.0
+    duplicate: float = 0.0
+    slow: float = 0.0  # a message that takes up to `slow_ms`, and is overtaken
+    slow_ms: float = 400.0
+    delay_ms: float = 3.0
+    sync_ms: float = 4.0
     interval_ms: float = 120.0
     crash: float = 0.25
     partition: float = 0.35
@@ -237,6 +241,33 @@ class Faults:
     compact: float = 0.4
     change: float = 0.35
     transfer: float = 0.15
+    stand: float = 0.0  # someone hears "stand for election" from its leader (§3.10), whatever its log is like
+    short: float = 0.0  # of an AppendEntries, only some of the entries leave
+    jump: float = 0.0  # all clocks but the leader's run ahead, so that it loses its followers while it is well
+
+    @classmethod
+    def drawn(cls, random: random.Random) -> Faults:
+        pick = random.choice
+        return cls(
+            loss=pick((0.0, 0.02, 0.2)),
+            duplicate=pick((0.0, 0.03, 0.15)),
+            slow=pick((0.0, 0.05, 0.2)),
+            slow_ms=pick((50.0, 400.0, 1000.0)),
+            delay_ms=pick((1.0, 3.0, 20.0)),
+            sync_ms=pick((1.0, 4.0, 40.0)),
+            interval_ms=pick((30.0, 120.0, 300.0)),
+            crash=pick((0.0, 0.2, 0.6)),
+            partition=pick((0.0, 0.3, 0.7)),
+            heal=pick((0.2, 0.4, 0.8)),
+            slow_disk=pick((0.0, 0.1, 0.4)),
+            compact=pick((0.0, 0.1, 0.5)),
+            change=pick((0.0, 0.3, 0.8)),
+            transfer=pick((0.0, 0.15, 0.4)),
+            unreachable=pick((0.0, 0.1, 0.6)),
+            stand=pick((0.0, 0.2, 0.8)),
+            short=pick((0.0, 0.05, 0.5)),
+            jump=pick((0.0, 0.2, 0.6)),
+        )
 
 
 class Cluster:
@@ -244,7 +275,7 @@ class Cluster:
 
     def __init__(self, seed: int, *, members: int = 3, faults: Faults | None = None, step: Step = step) -> None:
         self.random = random.Random(seed)
-        self.faults = faults or Faults()
+        self.faults = faults or Faults.drawn(self.random)
         self.step = step
         self.now_ms = 0.0
         self.checker = Checker()
@@ -276,6 +307,9 @@ class Cluster:
             action()
         self.now_ms = end_ms
 
+    def _clock_ms(self, node: Node) -> float:
+        return self.now_ms * node.rate + node.ahead_ms
+
     # Members
 
     def start(self, node: Node) -> None:
@@ -306,7 +340,7 @@ class Cluster:
             snapshot_index=snapshot.index if snapshot else 0,
             snapshot_term=snapshot.term if snapshot else 0,
             timing=self.timing,
-            now_ms=self.now_ms * node.rate,
+            now_ms=self._clock_ms(node),
             jitter=self.random.random(),
         )
         node.applied = node.state.commit_index
@@ -326,7 +360,7 @@ class Cluster:
         if before is None:
             return
         self.steps += 1
-        now_ms = self.now_ms * node.rate
+        now_ms = self._clock_ms(node)
         after, effects = self.step(before, event, now_ms=now_ms, jitter=self.random.random())
         node.state = after
         for effect in effects:
@@ -343,12 +377,12 @@ class Cluster:
             state = node.state
             if state is None or node.life != life:
                 return
-            if state.due_ms <= self.now_ms * node.rate + 1e-6:
+            if state.due_ms <= self._clock_ms(node) + 1e-6:
                 self.feed(node, ev.Tick())
             else:
                 self._wake(node)
 
-        self.at(max(0.1, node.state.due_ms / node.rate - self.now_ms), due)
+        self.at(max(0.1, (node.state.due_ms - self._clock_ms(node)) / node.rate), due)
 
     # Effects
 
@@ -405,7 +439,7 @@ class Cluster:
             return
         node.syncing = True
         life, count = node.life, len(node.writes)
-        delay_ms = self.random.uniform(0.1, 4.0)
+        delay_ms = self.random.uniform(0.1, self.faults.sync_ms)
         if node.stopped_disk_until > self.now_ms:
             delay_ms += node.stopped_disk_until - self.now_ms
 
@@ -435,7 +469,7 @@ class Cluster:
         if effect.fill_to:
             assert type(message) is msg.AppendEntries
             last = effect.fill_to
-            if self.random.random() < 0.05:
+            if self.random.random() < self.faults.short:
                 last = self.random.randint(message.previous_index, last)
             message = replace(message, entries=node.log.slice(message.previous_index + 1, last))
         self.checker.sent(node, message, effect.to)
@@ -443,7 +477,7 @@ class Cluster:
             return
         for _ in range(2 if self.random.random() < self.faults.duplicate else 1):
             slow = self.random.random() < self.faults.slow
-            delay_ms = self.random.uniform(0.2, 400.0) if slow else self.random.uniform(0.2, 3.0)
+            delay_ms = self.random.uniform(0.2, self.faults.slow_ms if slow else self.faults.delay_ms)
             self.at(delay_ms, lambda: self._deliver(node.id, effect.to, message))
 
     def _deliver(self, sender: str, to: str, message: msg.Message) -> None:
@@ -586,6 +620,8 @@ class Cluster:
     def partition(self) -> None:
         names = list(self.nodes)
         side = {name for name in names if self.random.random() < 0.5}
+        if self.random.random() < 0.3 and (leader := self.leader()) is not None:
+            side = {leader.id}
         both_ways = self.random.random() < 0.7
         for a in names:
             for b in names:
@@ -600,16 +636,24 @@ class Cluster:
             if node.state is None:
                 if chance() < faults.heal:
                     self.start(node)
-            elif chance() < faults.crash / len(self.nodes):
+            elif chance() < faults.crash / len(self.nodes) * (3 if node.state.role is Role.LEADER else 1):
                 self.crash(node)
         if chance() < faults.heal:
             self._blocked.clear()
         elif chance() < faults.partition:
             self.partition()
+        if chance() < faults.stand and (state := self.any_node().state) is not None and state.leader:
+            self.feed(self.nodes[state.id], ev.Received(state.leader, msg.TimeoutNow(state.term)))
+        if chance() < faults.jump:
+            leader = self.leader()
+            for node in self.nodes.values():
+                if node.state is not None and node is not leader and chance() < 0.9:
+                    node.ahead_ms += self.random.uniform(0.0, 4 * self.timing.election_ms)
+                    self._wake(node)
         if chance() < faults.slow_disk:
             self.any_node().stopped_disk_until = self.now_ms + self.random.uniform(20.0, 500.0)
         if chance() < faults.unreachable:
-            self._lost_connection(self.any_node().id, self.any_node().id)
+            self._lost_connection((self.leader() or self.any_node()).id, self.any_node().id)
         if chance() < faults.compact:
             self.compact(self.any_node())
         if chance() < faults.change:
@@ -639,7 +683,7 @@ class Cluster:
     def recover(self, duration_ms: float = 3000.0) -> None:
         """Everything is well again: what was accepted reaches all members, reads are answered. Raises Violation."""
         self._blocked.clear()
-        self.faults = Faults(loss=0.0, duplicate=0.0, slow=0.0)
+        self.faults = Faults()
         for node in self.nodes.values():
             node.stopped_disk_until = 0.0
             if node.state is None:

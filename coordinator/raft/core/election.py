@@ -166,5 +166,7 @@ def _lead_on(step: Step) -> None:
         follow(step, step.term)
         return
     broadcast(step)
+    if step.reads.round:
+        reads.confirm(step)  # fewer voters may be enough by now
     snapshots.resend(step)
     hand_over.caught_up(step)
