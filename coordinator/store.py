@@ -50,6 +50,7 @@ from cloudless.errors import (
     DiskFull,
     FailedPrecondition,
     InvalidArgument,
+    ResourceExhausted,
     Unavailable,
     from_code,
 )
@@ -273,6 +274,7 @@ class Store(Generic[S]):
     async def _commit(self, data: bytes, term: int | None) -> Committed:
         loop = asyncio.get_running_loop()
         give_up_at, pause_s = loop.time() + self._propose_timeout_s, _BACKOFF_S
+        unknown = False  # an earlier attempt may have been accepted: no refusal of a later one is certain any more
         while True:
             if self._closing:
                 raise Unavailable("the store is closed", reason="StoreClosed")
@@ -281,7 +283,14 @@ class Store(Generic[S]):
             except Unavailable as error:
                 final = term is not None or error.reason == "StoreClosed" or self.failure is not None
                 if final or loop.time() + pause_s > give_up_at:
+                    if unknown and error.reason == "NoLeader":
+                        raise _repetition_refused(error) from error
                     raise
+                unknown = unknown or error.reason != "NoLeader"
+            except (DiskFull, ResourceExhausted) as error:
+                if unknown:
+                    raise _repetition_refused(error) from error
+                raise
             PROPOSALS_REPEATED.inc()
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _BACKOFF_S_MAX)
@@ -470,6 +479,14 @@ class Store(Generic[S]):
             log.error("snapshot.bug", exc_info=error)
             self._snapshot_due = self._snapshot.index + self._config.snapshot_entries
         self._snapshot_when_due()  # writes may have come faster than it was written
+
+
+def _repetition_refused(error: CloudlessError) -> Unavailable:
+    return Unavailable(
+        f"the outcome of this write is unknown; its repetition was refused: {error.message}",
+        reason="OutcomeUnknown",
+        remedy="repeat it with the same request id",
+    )
 
 
 class _NotReplicated:
