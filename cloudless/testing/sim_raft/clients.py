@@ -110,10 +110,12 @@ class Client:
             try:
                 member = self._choose()
                 fits = await self._write(member, put, request_id)
-            except _Refused:
+            except _Refused as error:
+                self._world.oracle.note(f"{self._name} is refused {request_id}: {error.__cause__!r}")
                 await self._move()
                 continue
-            except _Lost:
+            except _Lost as error:
+                self._world.oracle.note(f"{self._name} does not know of {request_id}: {error.__cause__!r}")
                 possible = True
                 await self._move()
                 continue
@@ -178,14 +180,14 @@ class Client:
         timeout_s = self._rng.choice((0.15, 0.5, 1.5))
         try:
             return await self._world.loop.ask(process, work, timeout_s=timeout_s, cancel=self._rng.random() < 0.5)
-        except ConnectionRefusedError:
-            raise _Refused from None
-        except (TimeoutError, ConnectionResetError):
-            raise _Lost from None
+        except ConnectionRefusedError as error:
+            raise _Refused from error
+        except (TimeoutError, ConnectionResetError) as error:
+            raise _Lost from error
         except CloudlessError as error:
             self._world.oracle.counts[f"told {error.reason}"] += 1
             if isinstance(error, (Internal, Corrupt)):
                 self._world.oracle.fail("no internal errors", f"{process}: {error!r}")
-            if isinstance(error, (ResourceExhausted, DiskFull)) or error.reason == "LeadershipLost":
-                raise _Refused from None
-            raise _Lost from None
+            if isinstance(error, (ResourceExhausted, DiskFull)) or error.reason in ("LeadershipLost", "NoLeader"):
+                raise _Refused from error
+            raise _Lost from error

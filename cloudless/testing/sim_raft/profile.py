@@ -38,8 +38,9 @@ FAULTS: Final[dict[str, float]] = {
 @dataclass(frozen=True, slots=True)
 class Profile:
     """`faults`: weights by name. `pause_s`: the mean time between two of them. `think_s`: the mean time that a client
-    lets pass between two operations, `bursts` how often it makes several at once. `grow`: begins with one member, to which the others are added. Rates of the
-    network are chances for each message, all the time; the fault "lossy" makes them worse for a while."""
+    lets pass between two operations, `bursts` how often it makes several at once. `grow`: begins with one member, to
+    which the others are added. Rates of the network are chances for each message, all the time; the fault "lossy" makes
+    them worse for a while."""
 
     members: int = 3
     grow: bool = False
