@@ -153,6 +153,16 @@ class LocalFabric:
         """kill -9, as a power cut of this one process."""
         self.stop(name, number=signal.SIGKILL)
 
+    def wait_ended(self, name: str, *, timeout_s: float = 30.0) -> int:
+        """The exit code of a process that ends by itself. Raises DeadlineExceeded when it does not."""
+        child = self._children[name]
+        try:
+            code = child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise DeadlineExceeded(f"{name} (process {child.pid}) does not end") from None
+        self.stop(name)
+        return code
+
     def _remember(self, processes: dict[str, ProcessId]) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         temporary = self._processes.with_suffix(".tmp")
@@ -223,10 +233,13 @@ class LocalFabric:
         self.refresh_context()
         return ids
 
-    def add_coordinator(self, coordinator_id: str, *, settings: dict[str, str] | None = None) -> None:
-        """Admits a new coordinator, with a token of its own, and starts it. It becomes a voter by itself."""
+    def add_coordinator(self, coordinator_id: str, *, token: str = "", settings: dict[str, str] | None = None) -> None:
+        """Admits a new coordinator and starts it. It becomes a voter by itself. `token`: one that `cloudlessctl cluster
+        add` made for it; unless given, one is made here."""
         token_file = self._token_file(coordinator_id)
-        if not token_file.exists() and not (self.coordinator_data(coordinator_id) / "bootstrap.done").exists():
+        if token:
+            _write_secret(token_file, token)
+        elif not token_file.exists() and not (self.coordinator_data(coordinator_id) / "bootstrap.done").exists():
             answer = self.call("ClusterService", "AddCoordinator", control_pb2.AddCoordinatorRequest(id=coordinator_id))
             _write_secret(token_file, answer.jwt)
         self.start_coordinator(coordinator_id, settings=settings)

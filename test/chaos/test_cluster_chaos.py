@@ -12,20 +12,14 @@ import os
 import random
 import signal
 import subprocess
-import threading
 import time
-import uuid
 from pathlib import Path
 
 import pytest
 
-from cloudless import contexts
-from cloudless.api.v1 import control_pb2
-from cloudless.clock import SystemClock
-from cloudless.ctl.client import Client
 from cloudless.dev.fabric import AgentPlan, LocalFabric
 from cloudless.dev.image import build_image
-from cloudless.errors import CloudlessError
+from cloudless.testing.cluster_writers import Writers
 from cloudless.testing.fabric import require_containerd, running_fabric
 from cloudless.testing.underlay import Underlay
 
@@ -36,69 +30,8 @@ SEED = int(os.environ.get("CHAOS_SEED", str(random.SystemRandom().randrange(2**3
 BOX = "cloudless.local/box:test"
 IDS = ("c1", "c2", "c3")
 PLANS = [AgentPlan(name=f"n{i}", index=i, settings={"owner-share": "0.2"}) for i in (1, 2, 3)]
-WRITERS = 6
-PAUSE_S = 0.02
 DISK_MIB = 96
 FROZEN_S = 10.0
-
-
-class Writers:
-    """Threads with a client of the CLI's each; what was acknowledged, and when the last one was."""
-
-    def __init__(self, fabric: LocalFabric) -> None:
-        context = contexts.load(fabric.context_file).get()
-        assert len(context.coordinators) == len(IDS)
-        self.acknowledged: dict[str, str] = {}  # token id -> its node pattern
-        self.failed: list[CloudlessError] = []
-        self._stop = threading.Event()
-        self._clients = [
-            Client(
-                random.sample(context.coordinators, len(IDS)),
-                credentials=context.credentials(),
-                clock=SystemClock(),
-                timeout_ms=120_000,
-                new_request_id=lambda: str(uuid.uuid4()),
-            )
-            for _ in range(WRITERS)
-        ]
-        self._threads = [
-            threading.Thread(target=self._write, args=(number, client), daemon=True)
-            for number, client in enumerate(self._clients)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def _write(self, number: int, client: Client) -> None:
-        run = uuid.uuid4().hex[:8]
-        count = 0
-        while not self._stop.is_set():
-            pattern = f"w{number}-{run}-{count}"
-            count += 1
-            try:
-                answer = client.call(
-                    "Token", "CreateToken", control_pb2.CreateTokenRequest(node_pattern=pattern), write=True
-                )
-            except CloudlessError as error:
-                self.failed.append(error)
-                continue
-            self.acknowledged[answer.token.id] = pattern
-            time.sleep(PAUSE_S)
-
-    def wait_for_more(self, count: int = 30, timeout_s: float = 60.0) -> None:
-        """Until so many more writes are acknowledged."""
-        enough = len(self.acknowledged) + count
-        ends = time.monotonic() + timeout_s
-        while len(self.acknowledged) < enough:
-            assert time.monotonic() < ends, f"writes stopped: {self.failed[-1:]}"
-            time.sleep(0.01)
-
-    def stop(self) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(130)
-            assert not thread.is_alive()
-        for client in self._clients:
-            client.close()
 
 
 class Cluster:
@@ -138,36 +71,15 @@ class Cluster:
             self.fabric.start_coordinator(name)
         self.writers.wait_for_more()
         self.writers.stop()
-        assert self.writers.failed == []
         for name in IDS:
             self.fabric.wait_coordinator(name, timeout_s=60)
-        self.fabric.wait_for(self._same_state, what="one state everywhere", timeout_s=60, retry=(CloudlessError,))
-        stored = self._stored()
-        missing = {key for key, pattern in self.writers.acknowledged.items() if key not in stored.get(pattern, ())}
-        assert not missing, f"seed {SEED}: {len(missing)} acknowledged writes are gone"
-        doubled = {pattern: ids for pattern, ids in stored.items() if len(ids) > 1}
-        assert not doubled, f"seed {SEED}: repeated writes had a second effect: {doubled}"
+        self.writers.check_all_kept(self.fabric, hint=f"seed {SEED}: ")
         names = {plan.name for plan in PLANS}
         self.fabric.wait_for(
             lambda: names <= set(self.fabric.ready_nodes()), what="the agents to be ready", timeout_s=60
         )
         self.fabric.wait_for(lambda: self._replicas() == self.replicas, what="replicas as before", timeout_s=30)
         print(f"\nseed {SEED}: {len(self.writers.acknowledged)} acknowledged writes, all present once")
-
-    def _same_state(self) -> bool:
-        said = {(s.applied_index, s.state_hash) for s in map(self.fabric.status, IDS)}
-        return len(said) == 1
-
-    def _stored(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        request = control_pb2.ListTokensRequest(page_size=1000)
-        while True:
-            answer = self.fabric.call("TokenService", "ListTokens", request)
-            for token in (t for t in answer.tokens if not t.coordinator_id):
-                found.setdefault(token.node_pattern, []).append(token.id)
-            if not answer.next_page_token:
-                return found
-            request.page_token = answer.next_page_token
 
 
 @contextlib.contextmanager
@@ -231,7 +143,7 @@ def cluster(fabric_and_net):
         yield started
         started.check()
     finally:
-        started.writers._stop.set()
+        started.writers.ask_to_stop()
         net.heal()
         for name in IDS:
             with contextlib.suppress(OSError, KeyError):
