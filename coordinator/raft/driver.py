@@ -25,10 +25,12 @@ from cloudless.coordinator.raft.core import effects, events
 from cloudless.coordinator.raft.core.messages import AppendResponse
 from cloudless.coordinator.raft.core.model import Role, State, encode_configuration
 from cloudless.coordinator.raft.core.step import step
+from cloudless.coordinator.raft.duties import Duties
 from cloudless.coordinator.raft.forwarding import Forwarding
+from cloudless.coordinator.raft.intake import BOUNCED_S, Intake
 from cloudless.coordinator.raft.link import AnyMessage, ChangeRequest, ChangeResponse, Forward, Forwarded, Transport
 from cloudless.coordinator.raft.measuring import RoundTrips, Slowness
-from cloudless.coordinator.raft.proposals import Proposal, Proposals, outcome_unknown
+from cloudless.coordinator.raft.proposals import Proposals, outcome_unknown
 from cloudless.coordinator.raft.reads import Reads
 from cloudless.coordinator.raft.recovery import removed
 from cloudless.coordinator.raft.replication import Replication
@@ -38,25 +40,13 @@ from cloudless.coordinator.raft.timer import Timer
 from cloudless.coordinator.raft.writer import Writer
 from cloudless.coordinator.wal.single import STATE, TERM
 from cloudless.coordinator.wal.storage import Storage
-from cloudless.errors import CloudlessError, DiskFull, FailedPrecondition, Internal, Unavailable
+from cloudless.errors import CloudlessError, DiskFull, Internal
 
 log = structlog.get_logger(__name__)
 
-APPEND_ENTRIES_MAX: Final = 4096  # proposals that become entries in one turn
-APPEND_BYTES_MAX: Final = 8 * 2**20
-
 LATE_MS: Final = 50.0  # a Tick that is so late comes from a process that stood still
 CATCH_BREATH_S: Final = 0.002
-UNREACHABLE_S: Final = 0.02  # until proposals are forwarded again
-BOUNCED_S: Final = 0.005
-HOUSEKEEPING_S: Final = 0.2
-MEASURE_S: Final = 1.0
-HAND_OVER_AGAIN_S: Final = 1.0  # of a leader with a full disk
 GOODBYE_S: Final = 0.3  # a removed member goes on so long, for others to learn of it
-
-# Room that is left on the disk for term and vote, a log segment's head, and what was accepted already.
-RESERVE_BYTES: Final = 8 * 2**10
-RECORD_BYTES: Final = 64  # of an entry's record, beside its data
 
 _ROLES: Final = ("leader", "follower", "candidate", "learner", "removed")
 
@@ -70,7 +60,6 @@ class Driver:
         self._parts = parts
         self._storage = storage
         self._transport = transport
-        self._address = address  # of this member, as it is now
         self._loop = asyncio.get_running_loop()
         self._random = random.Random(parts.random_bits(64))  # noqa: S311 - for timeouts, one for each step
         self._seconds = parts.seconds
@@ -80,19 +69,14 @@ class Driver:
         self._inbox: list[events.Event] = []
         self._scheduled = False  # a turn is
         self._in_turn = False
-        self._taken: list[Proposal] = []  # proposals of the Propose that is being stepped
         self._durable = state.durable  # the newest Persist that is on the disk
         self._held: list[effects.Send] = []
         self._sent = False  # something, in this turn
         self._breath_taken = False
         self._known_leader = ""
-        self._announcing = False
-        self._resting = False  # nothing is forwarded for a moment
-        self._housekeeping: asyncio.TimerHandle | None = None
-        self._measured_s = self._handed_over_s = self._seconds()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._sync_ms = Slowness()
-        self._round_trips = RoundTrips()
+        self.sync_ms = Slowness()
+        self.round_trips = RoundTrips()
 
         self.compacting = threading.Lock()  # only one thread removes files of the log
         self.leadership = Leadership()
@@ -113,7 +97,7 @@ class Driver:
             storage.wal,
             self.cache,
             transport,
-            self._round_trips,
+            self.round_trips,
             run_blocking=parts.run_blocking,
             spawn=self.spawn,
             feed=self.feed,
@@ -158,6 +142,8 @@ class Driver:
         self.receiving = Receiving(
             storage, run_blocking=parts.run_blocking, spawn=self.spawn, feed=self.feed, install=self.applying.install
         )
+        self.intake = Intake(parts, self.proposals, self.forwarding, self.writer, step=self._step, wake=self.wake)
+        self.duties = Duties(self, address=address)
         self._carry_out: dict[type, Callable[[Any], None]] = {
             effects.Persist: self._persist,
             effects.Send: self._send,
@@ -189,8 +175,7 @@ class Driver:
         self.timer.stop()
         self.writer.stop()
         self.applying.stop()
-        if self._housekeeping is not None:
-            self._housekeeping.cancel()
+        self.duties.stop()
 
     async def join(self) -> None:
         """Waits for what still runs outside the event loop."""
@@ -248,14 +233,14 @@ class Driver:
             return
         kind = type(message)
         if kind is AppendResponse:
-            self._round_trips.answered(sender, message.round, self._loop.time() * 1000)  # type: ignore[union-attr]
+            self.round_trips.answered(sender, message.round, self._loop.time() * 1000)  # type: ignore[union-attr]
         elif kind is Forward:
             self.forwarding.received(sender, message, leading=self._leads())  # type: ignore[arg-type]
             self.wake()
             return
         elif kind is Forwarded:
             if self.forwarding.answered(sender, message, applied_index=self.applying.index):  # type: ignore[arg-type]
-                self._rest(BOUNCED_S)
+                self.intake.rest(BOUNCED_S)
             return
         elif kind is ChangeRequest:
             self._on_request(sender, message)  # type: ignore[arg-type]
@@ -276,7 +261,7 @@ class Driver:
     def _on_lost(self, member: str) -> None:
         if self._stopped:
             return
-        self._round_trips.lost(member)
+        self.round_trips.lost(member)
         self.forwarding.lost(member)
         self.changes.lost(member)
         self.feed(events.Unreachable(member))
@@ -306,7 +291,7 @@ class Driver:
         for number in self.reads.ask():
             self._step(events.Read(number))
         if self.proposals.waiting:
-            self._pass_on_proposals()
+            self.intake.pass_on(self.state)
         self._tick_when_due()
         if self._stopped:
             return
@@ -319,8 +304,7 @@ class Driver:
                 self.writer.flush()
         self.applying.run()
         self.timer.set(self.state.due_ms)
-        if self._housekeeping is None and self._needs_housekeeping():
-            self._housekeeping = self._loop.call_later(HOUSEKEEPING_S, self._keep_house)
+        self.duties.arm()
 
     def _flush(self) -> None:
         """The second half of a turn."""
@@ -365,56 +349,6 @@ class Driver:
         self._breath_taken = False
         self._step(events.Tick())
 
-    def _pass_on_proposals(self) -> None:
-        state = self.state
-        if state.role is Role.LEADER:
-            if state.hand_over is None and not self.writer.busy:
-                self._append()
-        elif state.leader:
-            if not self._resting and not self.forwarding.forward(state.leader):
-                self._rest(UNREACHABLE_S)
-        else:
-            self.proposals.refuse_fenced()
-
-    def _rest(self, seconds: float) -> None:
-        """Forwards nothing for so long."""
-        if not self._resting:
-            self._resting = True
-            self._loop.call_later(seconds, self._rested)
-
-    def _rested(self) -> None:
-        self._resting = False
-        self.wake()
-
-    def _append(self) -> None:
-        """Makes what waits the next entries of the log, if the disk has room for them."""
-        taken = self.proposals.take(entries_max=APPEND_ENTRIES_MAX, bytes_max=APPEND_BYTES_MAX, term=self.state.term)
-        if not taken:
-            return
-        if (full := self._check_room(taken)) is not None:
-            for proposal in taken:
-                self.proposals.refuse(proposal, full)
-            return
-        self._taken = taken
-        self._step(events.Propose(len(taken)))
-        if self._taken:  # the core takes none now
-            self.proposals.again(self._taken)
-            self._taken = []
-
-    def _check_room(self, taken: list[Proposal]) -> DiskFull | None:
-        """Before they are in the log: a refusal is certain then."""
-        if self.writer.full is not None:
-            return self.writer.full
-        needed = RESERVE_BYTES + sum([len(proposal.data) + RECORD_BYTES for proposal in taken])
-        directory = self._parts.directory
-        free = self._parts.filesystem.free_bytes(directory)
-        if free >= needed:
-            return None
-        return DiskFull(
-            f"the log cannot be written: {free} bytes are free at {directory}; nothing was accepted",
-            remedy="free space on the coordinator's disk; writes are accepted again as soon as there is room",
-        )
-
     # What the core wants
 
     def _persist(self, effect: effects.Persist) -> None:
@@ -422,9 +356,7 @@ class Driver:
             self.cache.truncate_from(effect.truncate_from)
         entries: Any = effect.entries
         if effect.proposals:
-            assert effect.proposals == len(self._taken), (effect, len(self._taken))
-            taken, self._taken = self._taken, []
-            entries = self.proposals.appended(taken, first_index=effect.first_index, term=effect.term)
+            entries = self.intake.entries(effect)
         if entries:
             self.cache.extend(entries)
         self.writer.put(
@@ -452,7 +384,7 @@ class Driver:
             self.proposals.deposed(leads=leads)
         self.forwarding.leader_is(state.leader)
         self.changes.role_changed()
-        self._round_trips.forget()
+        self.round_trips.forget()
         self.reads.leader_is(state.leader)
         self._show_role()
         if self.proposals.waiting:
@@ -464,7 +396,7 @@ class Driver:
         if self._stopped:
             return
         self._durable = number
-        self._sync_ms.add(self._storage.wal.last_sync_s * 1000)
+        self.sync_ms.add(self._storage.wal.last_sync_s * 1000)
         if self._held:
             released = [send for send in self._held if send.after <= number]
             self._held = [send for send in self._held if send.after > number]
@@ -561,71 +493,3 @@ class Driver:
         if state.leader and state.leader != self._known_leader:
             self._known_leader = state.leader
             metrics.LEADER_CHANGES.inc()
-
-    # Now and then
-
-    def _needs_housekeeping(self) -> bool:
-        return bool(
-            len(self.state.configuration.members) > 1
-            or self.proposals.held
-            or not self.reads.idle
-            or self.writer.full is not None
-        )
-
-    def _keep_house(self) -> None:
-        self._housekeeping = None
-        if self._stopped:
-            return
-        self.proposals.sweep(leading=self._leads())
-        self.forwarding.sweep()
-        self.reads.sweep()
-        self.serving.sweep()
-        now_s = self._seconds()
-        if now_s - self._measured_s >= MEASURE_S:
-            self._measured_s = now_s
-            others = tuple(voter for voter in self.state.voters if voter != self.state.id)
-            self.feed(events.Measured(self._round_trips.slowest_ms(others), self._sync_ms.value_ms))
-            self._show_lag()
-        if self._leads() and self.state.hand_over is None:
-            self._lead_on(now_s)
-        if self.state.role is not Role.FOLLOWER:
-            self.connections.introduce(member.id for member in self.state.configuration.members)
-        own = self.state.configuration.get(self.state.id)
-        if own is not None and own.address != self._address and self.state.leader and not self._announcing:
-            self._announcing = True
-            self.spawn(self._announce())
-        self.wake()
-
-    def _lead_on(self, now_s: float) -> None:
-        """A leader's own duties: learners that have caught up become voters; with a full disk somebody else leads."""
-        state = self.state
-        if self.writer.full is not None and len(state.voters) > 1:
-            if now_s - self._handed_over_s >= HAND_OVER_AGAIN_S:
-                self._handed_over_s = now_s
-                self.spawn(self._ask("transfer", ""))
-        elif not self.changes.under_way:
-            learner = next((m.id for m in state.configuration.members if not m.voter and self._caught_up(m.id)), "")
-            if learner:
-                self.spawn(self._ask("promote", learner))
-
-    async def _announce(self) -> None:
-        """This member moved: tells the others where it is now."""
-        try:
-            await self.changes.change("add", self.state.id, self._address)
-        except (FailedPrecondition, Unavailable) as error:
-            log.info("raft.not_announced", member=self.state.id, address=self._address, cause=error.message)
-        finally:
-            self._announcing = False
-
-    async def _ask(self, kind: str, member: str) -> None:
-        reason, leader = await self.changes.here(kind, member)
-        log.info("raft.asked", change=kind, member=member, reason=reason, leader=leader)
-
-    def _caught_up(self, member: str) -> bool:
-        progress = self.state.progress.get(member)
-        return progress is not None and progress.match_index >= self.state.term_start > 0
-
-    def _show_lag(self) -> None:
-        last = self.state.log.last_index
-        for member, progress in self.state.progress.items():
-            metrics.PEER_LAG.labels(member).set(last - progress.match_index)
