@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cloudless.api.v1 import convert, session_pb2, spec_pb2, types_pb2
+from cloudless.api.v1 import convert, log_pb2, session_pb2, spec_pb2, types_pb2
+from cloudless.coordinator.core import commands
 from cloudless.core import model, spec
 from cloudless.testing.strategies import instances
 
@@ -52,3 +53,29 @@ def test_an_optional_zero_is_kept_and_an_empty_message_is_present() -> None:
     container = convert.to_proto(spec.Container(), spec_pb2.Container)
     assert container.HasField("resources")  # as it always was: equal objects have equal bytes
     assert not container.HasField("startup_probe")
+
+
+def put_back(metadata: spec.Metadata, body: spec.WorkloadSpec) -> commands.PutWorkload:
+    put = commands.PutWorkload(metadata, body)
+    wire = convert.to_proto(put, log_pb2.PutWorkload).SerializeToString()
+    back = convert.from_proto(log_pb2.PutWorkload.FromString(wire), commands.PutWorkload)
+    assert back == put
+    return back
+
+
+def test_equal_specs_are_read_as_one_object_and_written_from_its_bytes() -> None:
+    body = spec.WorkloadSpec(replicas=3, containers=(spec.Container(name="main", image="web:1"),))
+    first, again = put_back(spec.Metadata("a"), body), put_back(spec.Metadata("b"), body)
+    other = put_back(spec.Metadata("a"), dataclasses.replace(body, replicas=4))
+    assert first.spec is again.spec
+    assert other.spec.replicas == 4
+    for _ in range(2):  # written, and copied from what was written
+        assert convert.to_proto(first, log_pb2.PutWorkload).spec == convert.to_proto(body, spec_pb2.WorkloadSpec)
+
+
+def test_more_specs_than_are_kept_and_large_ones_make_no_difference() -> None:
+    large = spec.WorkloadSpec(containers=(spec.Container(name="main", command=("x" * 10_000,)),))
+    for number in range(3000):
+        put_back(spec.Metadata("a"), spec.WorkloadSpec(replicas=number))
+        if number % 1000 == 0:
+            put_back(spec.Metadata("a"), large)

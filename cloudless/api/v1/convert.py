@@ -62,7 +62,7 @@ def from_proto(message: Message, cls: type[D]) -> D:
 
 
 # Of these many are equal: a workload's history, its writes, a fabric's workloads. To read one takes longer than to find
-# it by its bytes, and equal ones then share their memory and are compared at once.
+# it by its bytes, and equal ones then share their memory and are compared at once; the same holds for writing.
 _SHARED: Final = (WorkloadSpec,)
 _SHARED_KEPT: Final = 1024
 _SHARED_BYTES_MAX: Final = 4096
@@ -135,7 +135,8 @@ def _writer(cls: type, descriptor: Any) -> _Write:
         name = field.name
         lines.append(f"v = value.{name}")
         if field.kind == "message":
-            names[f"write_{name}"] = _writer(field.cls, field.descriptor.message_type)
+            write_part = _writer(field.cls, field.descriptor.message_type)
+            names[f"write_{name}"] = _shared_writer(write_part) if field.cls in _SHARED else write_part
             lines += [
                 "if v is not None:",
                 f"    part = message.{name}",
@@ -184,7 +185,7 @@ def _reader(cls: type, descriptor: Any) -> _Read:
             names[f"member_{name}"] = members.get
             value = f"member_{name}({value})"
         elif field.kind in ("scalars", "map"):
-            value = f"{'dict' if field.kind == 'map' else 'tuple'}({value})"
+            value = f"{{key: {value}[key] for key in {value}}}" if field.kind == "map" else f"tuple({value})"
         if field.optional and field.kind == "scalar":
             value = f"{value} if message.HasField({name!r}) else None"
         if direct:
@@ -195,6 +196,25 @@ def _reader(cls: type, descriptor: Any) -> _Read:
     body = ["made = new(cls)", *lines, "return made"] if direct else ["return cls(", *arguments, ")"]
     read: _Read = _generated("read(message)", body, names)
     return read
+
+
+def _shared_writer(write: _Write) -> _Write:
+    """As `write`; the bytes of the newest objects are kept, and copied."""
+    known: dict[int, tuple[Any, bytes]] = {}  # by identity, which is its own as long as the object is kept
+
+    def write_shared(value: Any, message: Any) -> None:
+        found = known.get(id(value))
+        if found is not None and found[0] is value:
+            message.MergeFromString(found[1])
+            return
+        write(value, message)
+        data = message.SerializeToString()
+        if len(data) <= _SHARED_BYTES_MAX:
+            if len(known) >= _SHARED_KEPT:
+                known.clear()
+            known[id(value)] = (value, data)
+
+    return write_shared
 
 
 def _shared(read: _Read) -> _Read:
