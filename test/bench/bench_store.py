@@ -312,7 +312,8 @@ def main() -> None:
         print(
             f"a state of {sized['replicas']:,} replicas ({sized['bytes'] / 1e6:.0f} MB): "
             f"encoded in {sized['encode_s']} s, decoded in {sized['decode_s']} s; "
-            f"beside 64 writers in {sized['beside_seconds']} s, writes p50 {sized['beside_p50_ms']} ms, p99 {sized['beside_p99_ms']} ms"
+            f"beside 64 writers in {sized['beside_seconds']} s, "
+            f"writes p50 {sized['beside_p50_ms']} ms, p99 {sized['beside_p99_ms']} ms"
         )
     finally:
         shutil.rmtree(directory)

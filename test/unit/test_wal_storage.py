@@ -300,7 +300,7 @@ def test_format_2_writes_and_reads_the_golden_bytes():
 
 def test_a_large_snapshot_is_read_and_written_without_its_configuration_getting_lost(disk, monkeypatch):
     monkeypatch.setattr(snapshot_files, "_FIRST_READ_BYTES", 70)
-    monkeypatch.setattr(snapshot_files, "_WRITE_BYTES", 100)
+    monkeypatch.setattr(snapshot_files, "_PIECE_BYTES", 100)
     for length in (0, 20, 25, 26, 27, 40, 5000):
         stored = StoredSnapshot(length + 1, 3, bytes(length), b"c")
         Snapshots(disk, DIR).save(stored)
