@@ -22,7 +22,7 @@ from cloudless.coordinator.raft.cache import RecentEntries
 from cloudless.coordinator.raft.changes import Changes
 from cloudless.coordinator.raft.connections import INTRODUCTION, Connections
 from cloudless.coordinator.raft.core import effects, events
-from cloudless.coordinator.raft.core.messages import AppendResponse
+from cloudless.coordinator.raft.core.messages import AppendResponse, VoteResponse
 from cloudless.coordinator.raft.core.model import Role, State, encode_configuration
 from cloudless.coordinator.raft.core.step import step
 from cloudless.coordinator.raft.duties import Duties
@@ -234,6 +234,8 @@ class Driver:
         kind = type(message)
         if kind is AppendResponse:
             self.round_trips.answered(sender, message.round, self._loop.time() * 1000)  # type: ignore[union-attr]
+        elif kind is VoteResponse:
+            self.round_trips.answered(sender, 0, self._loop.time() * 1000)
         elif kind is Forward:
             self.forwarding.received(sender, message, leading=self._leads())  # type: ignore[arg-type]
             self.wake()

@@ -10,7 +10,8 @@ PERCENTILE: Final = 0.95
 
 
 class Slowness:
-    """A high percentile of the newest samples, in milliseconds."""
+    """A high percentile of the newest samples, in milliseconds. One sample alone never counts among others: it may be
+    of a member that stood still."""
 
     def __init__(self) -> None:
         self._samples: deque[float] = deque(maxlen=SAMPLES)
@@ -24,11 +25,12 @@ class Slowness:
         if not self._samples:
             return 0.0
         ordered = sorted(self._samples)
-        return ordered[min(len(ordered) - 1, int(len(ordered) * PERCENTILE))]
+        return ordered[int((len(ordered) - 1) * PERCENTILE)]
 
 
 class RoundTrips:
-    """Of the leader: from a broadcast to its answers, one sample under way per member."""
+    """Of a leader, from a broadcast to its answers; of a candidate, from a question to a vote (round 0). One sample is
+    under way per member."""
 
     def __init__(self) -> None:
         self._sent: dict[str, tuple[int, float]] = {}

@@ -16,7 +16,7 @@ from cloudless.coordinator.engine import RunBlocking
 from cloudless.coordinator.raft.cache import RecentEntries
 from cloudless.coordinator.raft.core.effects import Send
 from cloudless.coordinator.raft.core.events import Event, Unreachable
-from cloudless.coordinator.raft.core.messages import AppendEntries
+from cloudless.coordinator.raft.core.messages import AppendEntries, RequestVote
 from cloudless.coordinator.raft.link import AnyMessage, Transport
 from cloudless.coordinator.raft.measuring import RoundTrips
 from cloudless.coordinator.wal.log import Log
@@ -63,6 +63,8 @@ class Replication:
     def send(self, effect: Send) -> None:
         message, to = effect.message, effect.to
         if type(message) is not AppendEntries:
+            if type(message) is RequestVote:
+                self._round_trips.sent(to, 0, self._now_ms())
             self.tell(to, message)
             return
         told = (message.term, message.round)

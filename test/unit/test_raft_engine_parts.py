@@ -462,6 +462,10 @@ def test_slowness_is_a_high_percentile_of_the_newest():
     for value in range(1000):
         slowness.add(value)
     assert 985 < slowness.value_ms < 999
+    few = Slowness()
+    for value in (1, 2, 6000, 3):
+        few.add(value)
+    assert few.value_ms == 3, "somebody who stood still once"
 
 
 def test_round_trips_take_one_sample_at_a_time():
