@@ -61,6 +61,7 @@ class FakeControl:
         self.users: dict[str, Any] = {}
         self.events: list[Any] = []
         self.logs: dict[str, bytes] = {}
+        self.log_breaks: deque[int] = deque()  # the next Logs calls break after so many lines
         self.images: dict[str, list[Any]] = defaultdict(list)
         self.refused: dict[tuple[str, str], CloudlessError] = {}  # workloads that ApplyWorkloads refuses, and why
         self.cluster = FakeCluster()
@@ -509,6 +510,11 @@ class _Servicer(ClusterHandlers):
         lines = data.splitlines(keepends=True)
         if request.tail_lines >= 0:
             lines = lines[len(lines) - min(request.tail_lines, len(lines)) :]
+        if control.log_breaks:
+            for line in lines[: control.log_breaks.popleft()]:
+                yield control_pb2.LogsResponse(data=line)
+            refuse(context, Unavailable("the coordinator stops", reason="ShuttingDown"))
+            return
         for line in lines:  # split where it hurts: in the middle of a line
             yield control_pb2.LogsResponse(data=line[:3])
             yield control_pb2.LogsResponse(data=line[3:])

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import click
 
 from cloudless.api.v1 import control_pb2
-from cloudless.ctl import options, replicas
+from cloudless.ctl import options, replicas, watching
 from cloudless.ctl.app import App
 from cloudless.ctl.arguments import duration_ms, usage
 from cloudless.ctl.cli import command
-from cloudless.errors import CloudlessError
+from cloudless.ctl.resuming import Tail
+from cloudless.errors import CloudlessError, FailedPrecondition, Unavailable
 
 REPLICAS_MAX: Final = 50  # followed or read at once
+_STOOD_MS: Final = 2_000  # a stream that lasted so long was opened, also where nothing was printed
+_OVERLAP_MS: Final = 10_000  # read again after a break: clocks differ
 
 
 @command("logs")
@@ -101,17 +105,49 @@ class _Reader:
     def run(self) -> None:
         rest = b""
         try:
-            messages, _ = self._app.client.stream("Workload", "Logs", self._request)
-            for message in messages:
+            for data in self._data():
                 if not self._prefix:
-                    self._write(message.data)
+                    self._write(data)
                     continue
-                *lines, rest = (rest + message.data).split(b"\n")
+                *lines, rest = (rest + data).split(b"\n")
                 self._write(b"".join(self._prefix + line + b"\n" for line in lines))
         except CloudlessError as error:
             self.error = error
         if rest:
             self._write(self._prefix + rest + b"\n")
+
+    def _data(self) -> Iterator[bytes]:
+        """What the replica prints. With --follow, a stream that breaks is opened again, with another coordinator where
+        there is one, from shortly before it broke: a few lines may come twice, none is left out."""
+        app, request = self._app, self._request
+        if not request.follow:
+            messages, _ = app.client.stream("Workload", "Logs", request)
+            yield from (message.data for message in messages)
+            return
+        tail = Tail(timestamps=request.timestamps)
+        heard_ms, failures = app.clock.monotonic_ms(), 0
+        request.timestamps = True
+        while True:
+            began_ms = app.clock.monotonic_ms()
+            try:
+                messages, _ = app.client.stream("Workload", "Logs", request)
+                for message in messages:
+                    heard_ms, failures = app.clock.monotonic_ms(), 0
+                    yield tail.new(message.data)
+                yield tail.end()
+                return
+            except CloudlessError as error:
+                stood = tail.begun or app.clock.monotonic_ms() - began_ms >= _STOOD_MS
+                failures += 1
+                if not (stood and _may_return(error)) or failures > watching.RECONNECT_ATTEMPTS_MAX:
+                    raise
+            if failures > 1:
+                time.sleep(min(watching.RECONNECT_MS_FIRST * 2**failures, watching.RECONNECT_MS_MAX) / 1000)
+            request = control_pb2.LogsRequest()
+            request.CopyFrom(self._request)
+            request.tail_lines = -1
+            request.since_ms = app.clock.monotonic_ms() - heard_ms + (_OVERLAP_MS if tail.begun else 1)
+            tail.resume()
 
     def _write(self, data: bytes) -> None:
         if self.held is not None:
@@ -119,6 +155,13 @@ class _Reader:
             return
         with self._lock:
             write(data)
+
+
+def _may_return(error: CloudlessError) -> bool:
+    """Whether it may be another moment's matter: a coordinator fell, or the node is on its way to another one."""
+    if isinstance(error, Unavailable):
+        return True
+    return isinstance(error, FailedPrecondition) and error.reason == "NodeNotConnected"
 
 
 def write(data: bytes) -> None:
