@@ -1,9 +1,12 @@
-"""Writes per second and latency of one coordinator through gRPC and mTLS, beside its store alone and the disk.
+"""Writes per second and latency of one coordinator through gRPC and mTLS, beside gRPC alone, its store alone and the
+disk.
 
-The coordinator is a process of its own and this is its client. `UpdateWorkload` writes a small workload (validated,
-defaults filled in, applied, answered with its view); `CreateToken` also signs a JWT; `ApplyWorkloads` writes 100 in
-each call. `store` is the same log and state machine in this process, without gRPC; `fdatasync` is one write and sync
-of as many frames as are in flight, in a loop. `server ms` is the coordinator's CPU time for each write.
+The coordinator is a process of its own; this is its client, and hardly costs anything (`testing.grpc_load`).
+`UpdateWorkload` writes a small workload (validated, defaults filled in, applied, answered with its view), whose labels
+differ each time; with `, new spec` its spec does, too. `CreateToken` also signs a JWT; `ApplyWorkloads` writes 100 in
+each call. `grpc.aio` is a server of the same library whose handler does nothing: what is in reach at most. `store` is
+the same log and state machine in this process, without gRPC; `fdatasync` is one write and sync of as many frames as are
+in flight, in a loop. `server ms` is the server's CPU time for each write.
 
     .venv/bin/python test/bench/bench_grpc_writes.py [--seconds 3]
 """
@@ -26,18 +29,25 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import structlog
 import uvloop
 
 from cloudless import contexts
-from cloudless.api.v1 import control_pb2, control_pb2_grpc
+from cloudless.api.v1 import control_pb2
 from cloudless.clock import SystemClock
 from cloudless.coordinator.core.commands import PutWorkload
 from cloudless.coordinator.store import Store
 from cloudless.coordinator.wal.machine import FabricMachine
 from cloudless.core import defaults
 from cloudless.core.spec import Container, Metadata, WorkloadSpec
-from cloudless.identity.channel import open_channel
+from cloudless.identity import credentials as stored
+from cloudless.identity.channel import SERVER_OPTIONS, ServerCertificate, server_credentials
+from cloudless.identity.credentials import Credentials
+from cloudless.identity.spiffe import COORDINATOR, USER
+from cloudless.testing.grpc_load import UnaryLoad, latencies_of
+from cloudless.testing.identity import Fabric
 
 IN_FLIGHT = (1, 64)
 BATCH = 100
@@ -47,6 +57,7 @@ OUT = Path(__file__).parents[2] / "build" / "bench" / "grpc_writes.json"
 TICKS = os.sysconf("SC_CLK_TCK")
 
 Write = Callable[[int], Awaitable[object]]
+Request = Callable[[int], bytes]
 Row = dict[str, Any]
 
 
@@ -116,46 +127,109 @@ async def store_alone(directory: Path, in_flight: int, seconds: float) -> Row:
     return measured
 
 
+async def load(
+    address: str, credentials: Credentials, path: str, request: Request, pid: int, options: tuple[int, int, float]
+) -> Row:
+    """`options`: writes in each call, calls in flight, seconds."""
+    per_call, in_flight, seconds = options
+    client = await UnaryLoad.connect(address, credentials, path)
+    try:
+        for number in range(20):
+            await client.call(request(number))
+        before, began = cpu_s(pid), time.perf_counter()
+        latencies = await latencies_of(client, request, in_flight=in_flight, seconds=seconds)
+        row = figures(latencies, len(latencies) * per_call, time.perf_counter() - began)
+        return row | {"server_ms": round((cpu_s(pid) - before) / (len(latencies) * per_call) * 1000, 3)}
+    finally:
+        client.close()
+
+
+def update(number: int) -> bytes:
+    return fill(control_pb2.UpdateWorkloadRequest(), number).SerializeToString()
+
+
+def update_spec(number: int) -> bytes:
+    request = fill(control_pb2.UpdateWorkloadRequest(), number)
+    request.spec.containers[0].env.add(name="ROUND", value=f"{number}-{os.getpid()}-{time.perf_counter_ns()}")
+    return request.SerializeToString()
+
+
+def create_token(number: int) -> bytes:
+    return control_pb2.CreateTokenRequest(node_pattern="n*").SerializeToString()
+
+
+def batch(number: int) -> bytes:
+    request = control_pb2.ApplyWorkloadsRequest()
+    for offset in range(BATCH):
+        fill(request.workloads.add(), number * BATCH + offset)
+    return request.SerializeToString()
+
+
+def nothing(number: int) -> bytes:
+    return b""
+
+
+API = "/cloudless.api.v1."
+PLAN: tuple[tuple[str, str, Request, int, tuple[int, ...]], ...] = (
+    ("UpdateWorkload", API + "WorkloadService/UpdateWorkload", update, 1, IN_FLIGHT),
+    ("UpdateWorkload, new spec", API + "WorkloadService/UpdateWorkload", update_spec, 1, IN_FLIGHT),
+    ("CreateToken", API + "TokenService/CreateToken", create_token, 1, IN_FLIGHT),
+    (f"ApplyWorkloads of {BATCH}", API + "WorkloadService/ApplyWorkloads", batch, BATCH, (1, 4)),
+    ("WhoAmI (no write)", API + "UserService/WhoAmI", nothing, 1, IN_FLIGHT),
+)
+
+
 async def through_grpc(address: str, data: Path, pid: int, seconds: float) -> list[Row]:
-    context = contexts.load(data / "admin.yaml").get()
+    credentials = contexts.load(data / "admin.yaml").get().credentials()
+    seed = control_pb2.ApplyWorkloadsRequest()
+    for number in range(NAMES):
+        fill(seed.workloads.add(), number)
+    client = await UnaryLoad.connect(address, credentials, API + "WorkloadService/ApplyWorkloads")
+    await client.call(seed.SerializeToString())
+    client.close()
     rows: list[Row] = []
-    async with open_channel(address, context.credentials()) as channel:
-        workloads = control_pb2_grpc.WorkloadServiceStub(channel)
-        tokens = control_pb2_grpc.TokenServiceStub(channel)
-        cluster = control_pb2_grpc.UserServiceStub(channel)
-        seed = control_pb2.ApplyWorkloadsRequest()
-        for number in range(NAMES):
-            fill(seed.workloads.add(), number)
-        await workloads.ApplyWorkloads(seed)
-
-        async def update(number: int) -> None:
-            await workloads.UpdateWorkload(fill(control_pb2.UpdateWorkloadRequest(), number))
-
-        async def create_token(number: int) -> None:
-            await tokens.CreateToken(control_pb2.CreateTokenRequest(node_pattern="n*"))
-
-        async def batch(number: int) -> None:
-            request = control_pb2.ApplyWorkloadsRequest()
-            for offset in range(BATCH):
-                fill(request.workloads.add(), number * BATCH + offset)
-            await workloads.ApplyWorkloads(request)
-
-        async def nothing(number: int) -> None:
-            await cluster.WhoAmI(control_pb2.WhoAmIRequest())
-
-        plan: list[tuple[str, Write, int, tuple[int, ...]]] = [
-            ("UpdateWorkload", update, 1, IN_FLIGHT),
-            ("CreateToken", create_token, 1, IN_FLIGHT),
-            (f"ApplyWorkloads of {BATCH}", batch, BATCH, (1, 4)),
-            ("WhoAmI (no write)", nothing, 1, IN_FLIGHT),
-        ]
-        for name, write, per_call, in_flights in plan:
-            for in_flight in in_flights:
-                before = cpu_s(pid)
-                measured = await drive(write, in_flight, seconds, per_call=per_call)
-                spent = (cpu_s(pid) - before) / (measured["writes_per_s"] * seconds)
-                rows.append({"name": name, "in_flight": in_flight, **measured, "server_ms": round(spent * 1000, 3)})
+    for name, path, request, per_call, in_flights in PLAN:
+        for in_flight in in_flights:
+            measured = await load(address, credentials, path, request, pid, (per_call, in_flight, seconds))
+            rows.append({"name": name, "in_flight": in_flight, **measured})
     return rows
+
+
+async def grpc_alone(address: str, credentials: Credentials, pid: int, seconds: float) -> list[Row]:
+    return [
+        {"name": "grpc.aio", "in_flight": n, **await load(address, credentials, "/t.T/T", update, pid, (1, n, seconds))}
+        for n in IN_FLIGHT
+    ]
+
+
+async def serve_nothing(directory: Path) -> None:
+    """The other process of `grpc_alone`: writes where it listens, answers until it is killed."""
+    fabric = Fabric(directory / "ca")
+    fabric.member(USER, "bench").save(directory / "user")
+    answer = bytes(300)
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        return answer
+
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    methods = {"T": grpc.unary_unary_rpc_method_handler(handler)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", methods),))
+    certificate = ServerCertificate(fabric.member(COORDINATOR, "bench"))
+    port = server.add_secure_port("127.0.0.1:0", server_credentials(certificate, require_client=True))
+    await server.start()
+    (directory / "address.new").write_text(f"127.0.0.1:{port}")
+    (directory / "address.new").rename(directory / "address")
+    await server.wait_for_termination()
+
+
+def start_nothing(directory: Path) -> tuple[subprocess.Popen[bytes], str, Credentials]:
+    directory.mkdir()
+    process = subprocess.Popen([sys.executable, __file__, "--serve-nothing", str(directory)])
+    while not (directory / "address").exists():
+        if process.poll() is not None:
+            raise SystemExit("the server that does nothing did not start")
+        time.sleep(0.02)
+    return process, (directory / "address").read_text(), stored.load(directory / "user")
 
 
 def start(directory: Path) -> tuple[subprocess.Popen[bytes], Path]:
@@ -177,45 +251,62 @@ def start(directory: Path) -> tuple[subprocess.Popen[bytes], Path]:
     return process, data
 
 
-def show(row: Row, limit: Row | None) -> None:
-    ratio = f"{row['writes_per_s'] / limit['writes_per_s']:.3f}" if limit else ""
-    row["of_store"] = float(ratio) if ratio else None
+def show(row: Row, store: Row | None, alone: Row | None) -> None:
+    ratios = [f"{row['writes_per_s'] / limit['writes_per_s']:.3f}" if limit else "" for limit in (store, alone)]
+    row["of_store"], row["of_grpc"] = (float(ratio) if ratio else None for ratio in ratios)
     server = f"{row['server_ms']:.3f}" if "server_ms" in row else ""
     print(
-        f"{row['name']:<24}{row['in_flight']:>9}{row['writes_per_s']:>11,}{row['p50_ms']:>9.2f}{row['p99_ms']:>9.2f}"
-        f"{server:>11}{ratio:>10}"
+        f"{row['name']:<26}{row['in_flight']:>9}{row['writes_per_s']:>11,}{row['p50_ms']:>9.2f}{row['p99_ms']:>9.2f}"
+        f"{server:>11}{ratios[0]:>10}{ratios[1]:>9}",
+        flush=True,
     )
+
+
+def measure(directory: Path, seconds: float) -> list[Row]:
+    rows: list[Row] = []
+    columns = f"{'in flight':>9}{'writes/s':>11}{'p50 ms':>9}{'p99 ms':>9}{'server ms':>11}{'of store':>10}{'of grpc':>9}"
+    print(f"{'':<26}{columns}")
+    for n in IN_FLIGHT:
+        rows.append({"name": "fdatasync", "in_flight": n, **raw(directory, n, seconds)})
+        show(rows[-1], None, None)
+    stores = {}
+    for n in IN_FLIGHT:
+        stores[n] = {"name": "store", "in_flight": n, **uvloop.run(store_alone(directory, n, seconds))}
+        show(stores[n], None, None)
+    process, address, credentials = start_nothing(directory / "nothing")
+    try:
+        alone = {row["in_flight"]: row for row in uvloop.run(grpc_alone(address, credentials, process.pid, seconds))}
+    finally:
+        process.kill()
+        process.wait()
+    for row in alone.values():
+        show(row, None, None)
+    process, data = start(directory)
+    try:
+        address = json.loads((data / "listen.json").read_text())["api"]
+        through = uvloop.run(through_grpc(address, data, process.pid, seconds))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+    for row in through:
+        show(row, stores.get(row["in_flight"]), alone.get(row["in_flight"]))
+    return [*rows, *stores.values(), *alone.values(), *through]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=3.0, help="per measurement")
     parser.add_argument("--directory", type=Path, default=OUT.parent, help="on the disk that is to be measured")
+    parser.add_argument("--serve-nothing", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.serve_nothing:
+        uvloop.run(serve_nothing(options.serve_nothing))
+        return
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     options.directory.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix="grpc-", dir=options.directory))
-    rows: list[Row] = []
-    print(f"{'':<24}{'in flight':>9}{'writes/s':>11}{'p50 ms':>9}{'p99 ms':>9}{'server ms':>11}{'of store':>10}")
     try:
-        for n in IN_FLIGHT:
-            rows.append({"name": "fdatasync", "in_flight": n, **raw(directory, n, options.seconds)})
-            show(rows[-1], None)
-        stores = {}
-        for n in IN_FLIGHT:
-            measured = uvloop.run(store_alone(directory, n, options.seconds))
-            stores[n] = {"name": "store", "in_flight": n, **measured}
-            rows.append(stores[n])
-            show(rows[-1], None)
-        process, data = start(directory)
-        try:
-            address = json.loads((data / "listen.json").read_text())["api"]
-            for row in uvloop.run(through_grpc(address, data, process.pid, options.seconds)):
-                show(row, stores.get(row["in_flight"]))
-                rows.append(row)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(20)
+        rows = measure(directory, options.seconds)
     finally:
         shutil.rmtree(directory)
     OUT.write_text(json.dumps({"frame_bytes": FRAME_BYTES, "writes": rows}, indent=2) + "\n")
