@@ -10,7 +10,7 @@ from typing import Final
 from cloudless.coordinator.raft.core.events import AddLearner, Event, Promote, Remove, Transfer
 from cloudless.coordinator.raft.core.model import Member
 from cloudless.coordinator.raft.link import AnyMessage, ChangeRequest, ChangeResponse
-from cloudless.coordinator.raft.proposals import no_leader, outcome_unknown
+from cloudless.coordinator.raft.proposals import copy_of, no_leader, outcome_unknown
 from cloudless.errors import CloudlessError, FailedPrecondition, InvalidArgument, Unavailable
 
 PATIENCE_S: Final = 10.0
@@ -82,9 +82,7 @@ class Changes:
         busy_until_s = self._loop.time() + BUSY_S
         while True:
             if self._failure is not None:
-                raise type(self._failure)(
-                    self._failure.message, reason=self._failure.reason, remedy=self._failure.remedy
-                )
+                raise copy_of(self._failure)
             reason, leader = await self._try(kind, member, address)
             if not reason or (kind == "remove" and reason == "UnknownMember"):
                 return leader

@@ -100,8 +100,10 @@ def queue_full(entries: int) -> ResourceExhausted:
 
 
 def copy_of(error: CloudlessError) -> CloudlessError:
-    """An error of its own for each caller: tracebacks grow where one is raised twice."""
-    return type(error)(error.message, reason=error.reason, remedy=error.remedy)
+    """An error of its own for each caller: tracebacks grow where one is raised twice. That this member was removed is
+    the end of this member, not of the caller's work: it goes on at another one."""
+    kind = Unavailable if error.reason == "MemberRemoved" else type(error)
+    return kind(error.message, reason=error.reason, remedy=error.remedy)
 
 
 class Proposals:
@@ -242,9 +244,10 @@ class Proposals:
 
     def refuse(self, proposal: Proposal, error: CloudlessError) -> None:
         self._release(proposal)
+        error = copy_of(error)
         if proposal.future is not None:
             if not proposal.future.done():
-                proposal.future.set_exception(copy_of(error))
+                proposal.future.set_exception(error)
         elif proposal.batch is not None:
             result = ForwardResult(code=error.code, reason=error.reason, message=error.message, remedy=error.remedy)
             proposal.batch.settle(proposal.place, result)
