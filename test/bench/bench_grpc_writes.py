@@ -264,8 +264,8 @@ def show(row: Row, store: Row | None, alone: Row | None) -> None:
 
 def measure(directory: Path, seconds: float) -> list[Row]:
     rows: list[Row] = []
-    columns = f"{'in flight':>9}{'writes/s':>11}{'p50 ms':>9}{'p99 ms':>9}{'server ms':>11}{'of store':>10}{'of grpc':>9}"
-    print(f"{'':<26}{columns}")
+    print(f"{'':<26}{'in flight':>9}{'writes/s':>11}{'p50 ms':>9}{'p99 ms':>9}", end="")
+    print(f"{'server ms':>11}{'of store':>10}{'of grpc':>9}")
     for n in IN_FLIGHT:
         rows.append({"name": "fdatasync", "in_flight": n, **raw(directory, n, seconds)})
         show(rows[-1], None, None)
