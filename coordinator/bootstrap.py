@@ -90,8 +90,13 @@ def take_directory(config: CoordinatorConfig) -> DirectoryLock:
 def check_addresses(config: CoordinatorConfig) -> None:
     """Before anything is made at a first start: are the addresses to listen on free? Raises FailedPrecondition
     (PortInUse), InvalidArgument (BadSetting)."""
-    if config.data_dir.exists():
-        return
+    try:
+        if any(config.data_dir.iterdir()):
+            return
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return  # `take_directory` says it
     listeners = {"listen.api": config.listen.api, "listen.enroll": config.listen.enroll}
     if config.store.engine == "raft":
         listeners["listen.member"] = config.listen.member

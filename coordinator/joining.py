@@ -284,18 +284,21 @@ async def _fetch_identity(addresses: Sequence[str], credentials: Credentials) ->
 
 
 async def first_answer(
-    addresses: Iterable[str], credentials: Credentials, ask: Callable[[Any, dict[str, Any]], Awaitable[T]]
+    addresses: Iterable[str],
+    credentials: Credentials,
+    ask: Callable[[Any, dict[str, Any]], Awaitable[T]],
+    *,
+    stub: Callable[[grpc.aio.Channel], Any] = member_pb2_grpc.MemberServiceStub,
 ) -> T:
-    """Makes one call of MemberService at the first coordinator that answers, in order. Raises its refusal, or
-    Unavailable when none answers: repeat."""
+    """Makes one call of MemberService (or of another `stub`) at the first coordinator that answers, in order. Raises
+    its refusal, or Unavailable when none answers: repeat."""
     failure: CloudlessError = Unavailable(
         "no other coordinator is known", reason="NoCoordinators", remedy="start one of those that the fabric has"
     )
     for address in addresses:
         async with open_channel(address, credentials) as channel:
-            stub = member_pb2_grpc.MemberServiceStub(channel)  # type: ignore[no-untyped-call]
             try:
-                return await ask(stub, {"timeout": _CALL_TIMEOUT_S, "wait_for_ready": False})
+                return await ask(stub(channel), {"timeout": _CALL_TIMEOUT_S, "wait_for_ready": False})
             except grpc.aio.AioRpcError as error:
                 failure = error_from_rpc(error)
         if not failure.retryable:
@@ -346,33 +349,43 @@ async def become_learner(
 
     Raises what they refuse for good: Unauthenticated (CoordinatorRemoved), PermissionDenied, FailedPrecondition.
     """
-    request = member_pb2.AddLearnerRequest(member_address=member_address)
-
-    async def ask() -> Any:
-        return await first_answer(addresses(), credentials(), lambda stub, options: stub.AddLearner(request, **options))
-
-    await _Retries(jitter).run("join.not_added_yet", ask, of=member_address, also=("ChangeUnderWay",))
+    await _Retries(jitter).run(
+        "join.not_added_yet",
+        lambda: _add(addresses(), credentials(), member_address),
+        of=member_address,
+        also=("ChangeUnderWay",),
+    )
     log.info("join.added", member_address=member_address)
 
 
-async def check_not_removed(addresses: Iterable[str], credentials: Credentials) -> None:
-    """Raises FailedPrecondition (MemberRemoved) when another coordinator says that this one was removed. Silence says
-    nothing."""
-    for address in addresses:
-        async with open_channel(address, credentials) as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
-            try:
-                await stub.Check(health_pb2.HealthCheckRequest(), timeout=_CALL_TIMEOUT_S, wait_for_ready=False)
-                return
-            except grpc.aio.AioRpcError as error:
-                cause = error_from_rpc(error)
-        if cause.reason == "CoordinatorRemoved":
+async def find_others(addresses: Sequence[str], credentials: Credentials, *, member_address: str) -> None:
+    """For a member that hears of no leader: perhaps it moved, and the others look for it where it was. Tells them,
+    once; that nobody answers, or takes it now, says nothing. `member_address` "": the engine has no members of its own.
+
+    Raises FailedPrecondition (MemberRemoved) when another coordinator says that this one was removed."""
+    try:
+        if member_address:
+            await _add(addresses, credentials, member_address)
+        else:
+            await first_answer(addresses, credentials, _check_health, stub=health_pb2_grpc.HealthStub)
+    except CloudlessError as error:
+        if error.reason == "CoordinatorRemoved":
             raise FailedPrecondition(
-                f"this coordinator was removed from the fabric (says {address})",
+                f"this coordinator was removed from the fabric: {error.message}",
                 reason="MemberRemoved",
                 remedy="empty the data folder; to use this machine again, add it under a new id with "
                 "`cloudlessctl cluster add`",
-            )
+            ) from error
+        log.info("member.others_not_found", reason=error.reason, cause=error.message)
+
+
+async def _add(addresses: Iterable[str], credentials: Credentials, member_address: str) -> Any:
+    request = member_pb2.AddLearnerRequest(member_address=member_address)
+    return await first_answer(addresses, credentials, lambda stub, options: stub.AddLearner(request, **options))
+
+
+async def _check_health(stub: Any, options: dict[str, Any]) -> Any:
+    return await stub.Check(health_pb2.HealthCheckRequest(), **options)
 
 
 class _Retries:

@@ -61,8 +61,8 @@ EXIT_REMOVED = 6
 STOP_GRACE_S: Final = 5.0
 HAND_OVER_S: Final = 1.0
 LISTEN_FILE: Final = "listen.json"
-# Without a leader for this long, a coordinator asks the others whether it was removed.
-_ALONE_MS: Final = 3_000
+# Without a leader for this long, a coordinator asks the others why.
+_ALONE_MS: Final = 1_500
 _LOOK_INTERVAL_S: Final = 0.5
 _RETRY_DELAY_S: Final = 1.0
 
@@ -212,7 +212,7 @@ class Coordinator:
         write_private(listen_file, json.dumps(self._listening()).encode())
         log.info("coordinator.listening", id=config.id, **self._listening())
         self._run(self.presence.run(), "presence")
-        if config.store.engine == "raft":
+        if config.store.engine != "single":
             self._run(self._stay_a_member(), "membership")
         if restored is not None:
             self._run(self._after_restore(restored), "restore")
@@ -297,17 +297,18 @@ class Coordinator:
         self._raise_ended(done - {ready})
 
     async def _stay_a_member(self) -> None:
-        """Completes a join. Afterwards, when no leader is heard: asks the others whether this coordinator was removed,
-        for members do not talk to who was."""
+        """Completes a join. Afterwards, when no leader is heard: tells the others where this coordinator is now, and
+        hears from them whether it was removed, for members do not talk to who was."""
         certificate = self.identity.certificate
         if (plan := joining.under_way(self.config)) is not None:
-            await joining.become_learner(
-                lambda: [*self._others(), *plan.coordinators],
-                lambda: certificate.current,
-                member_address=self.directory.own_member,
-                jitter=self._random.random,
-            )
-            await self.presence.wait_ready()  # this member's own log says by now that it is one
+            if self.directory.own_member:  # else the engine has no members of its own
+                await joining.become_learner(
+                    lambda: [*self._others(), *plan.coordinators],
+                    lambda: certificate.current,
+                    member_address=self.directory.own_member,
+                    jitter=self._random.random,
+                )
+            await self.presence.wait_ready()  # its own log says by now that it is one of them
             await asyncio.to_thread(joining.remember_others, self.config, self._others() or plan.coordinators)
             joining.completed(self.config)
         kept = joining.remembered_others(self.config)
@@ -320,7 +321,7 @@ class Coordinator:
                 await asyncio.to_thread(joining.remember_others, self.config, others)
             now_ms = self.clock.monotonic_ms()
             if min(self.presence.leaderless_ms, now_ms - asked_at_ms) >= _ALONE_MS:
-                await joining.check_not_removed(others or kept, certificate.current)
+                await joining.find_others(others or kept, certificate.current, member_address=self.directory.own_member)
                 asked_at_ms = self.clock.monotonic_ms()
 
     async def _after_restore(self, info: BackupInfo) -> None:

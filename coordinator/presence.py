@@ -70,6 +70,7 @@ class Presence:
         await self._set(True)
         self._first.set()
         while True:
+            self._check_not_removed()
             now_ms = self._clock.monotonic_ms()
             if self._store.leader_id:
                 self._leader_seen_at_ms = now_ms
@@ -96,6 +97,17 @@ class Presence:
                 f"the log is of the trust domain {found}, the authority of {self._trust_domain}",
                 reason="WrongTrustDomain",
                 remedy="the data folder was put together from two; restore it from one backup",
+            )
+
+    def _check_not_removed(self) -> None:
+        """Not every engine has members of its own."""
+        own = self._store.snapshot.state.coordinators.get(self._directory.coordinator_id)
+        if own is not None and own.removed:
+            raise FailedPrecondition(
+                f"coordinator {own.id} was removed from this fabric",
+                reason="CoordinatorRemoved",
+                remedy="empty the data folder; to use this machine again, add it under a new id with "
+                "`cloudlessctl cluster add`",
             )
 
     async def _set(self, ready: bool) -> None:

@@ -132,6 +132,7 @@ class RpcServer:
         )
         self._serve_api()
         self._serve_enrollment()
+        await self.ready(False)
         await self._api.start()
         await self._enroll.start()
         self._watcher = asyncio.create_task(self._authorization.watch_streams(), name="rpc.watch_streams")

@@ -165,6 +165,7 @@ async def test_a_failed_start_leaves_nothing_running(tmp_path: Path) -> None:
                 async with running_coordinator(tmp_path, **{setting: address}):
                     pass
             assert caught.value.reason == "PortInUse", setting
+            assert not coordinator_config(tmp_path).data_dir.exists(), "and no data folder behind it"
     async with running_coordinator(tmp_path) as c:  # the folder is free again
         assert await _who_am_i(c)
 

@@ -22,6 +22,7 @@ from cloudless.identity.enrollment import enroll
 from cloudless.identity.keys import key_pem, new_private_key
 from cloudless.identity.spiffe import COORDINATOR, NODE, SpiffeId, server_name
 from cloudless.testing.coordinator import Cluster, RunningCoordinator, eventually, failure_of, running_coordinators
+from cloudless.testing.etcd import shared_etcd
 from cloudless.testing.identity import Fabric
 
 
@@ -176,6 +177,29 @@ async def test_one_of_several_is_not_made_the_only_one(cluster: Cluster) -> None
         await cluster.leader()
 
 
+async def test_a_member_that_moved_is_found(cluster: Cluster) -> None:
+    """To other ports: the others learn of it from itself."""
+    leader = await cluster.leader()
+    name = next(m.config.id for m in cluster.members.values() if m is not leader)
+    await cluster.stop(name)
+    old = cluster._addresses.pop(name)
+    moved = await cluster.start(name)
+    await asyncio.wait_for(moved.coordinator.wait_ready(), 10)
+    assert moved.coordinator.engine.listening != old["listen__member"]
+
+    def known() -> bool:
+        return all(
+            member.state.coordinators[name].member_address == moved.coordinator.engine.listening
+            and moved.api_address in member.coordinator.directory.api_addresses()
+            and {m.id: m.address for m in member.store.status().members}[name] == moved.coordinator.engine.listening
+            for member in cluster.members.values()
+        )
+
+    await eventually(known, what="the new addresses everywhere")
+    await cluster.kill((await cluster.leader()).config.id)
+    await (await cluster.leader()).put_workload("the-moved-one-counts", replicas=0)
+
+
 def _signed(member: RunningCoordinator, kind: str, name: str) -> Credentials:
     """A certificate of this fabric for anybody."""
     authority, key = member.coordinator.identity.authority, new_private_key()
@@ -246,7 +270,11 @@ async def test_a_join_that_was_cut_off_behind_the_identity_is_completed(tmp_path
         await cluster.voters("c1", "c2")
         await asyncio.wait_for(cluster.members["c2"].coordinator.wait_ready(), 10)
         await eventually(lambda: joining.under_way(config) is None, what="the join to be complete")
-        assert sorted(path.name for path in joining.directory(config).iterdir()) == ["coordinators.json", "id", "log-begun"]
+        assert sorted(path.name for path in joining.directory(config).iterdir()) == [
+            "coordinators.json",
+            "id",
+            "log-begun",
+        ]
 
 
 async def test_a_folder_of_the_single_engine_becomes_a_cluster(tmp_path: Path) -> None:
@@ -267,5 +295,35 @@ async def test_a_folder_of_the_single_engine_becomes_a_cluster(tmp_path: Path) -
         await cluster.voters("c1", "c2", "c3")
         await _agree(cluster)
         assert _names(cluster.members["c3"]) == names
+    finally:
+        await cluster.close()
+
+
+async def test_coordinators_on_an_etcd(tmp_path: Path) -> None:
+    """The engine has no members of its own; how coordinators join, are told of and removed is the same."""
+    changes = {
+        "store__engine": "etcd",
+        "store__etcd__endpoints": (shared_etcd(),),
+        "store__etcd__prefix": f"/{tmp_path}/",
+        "store__etcd__lease_ttl_ms": 1000,
+    }
+    cluster = Cluster(tmp_path, **changes)
+    try:
+        first = await cluster.start("c1")
+        second = await cluster.add("c2")
+        await asyncio.wait_for(second.coordinator.wait_ready(), 10)
+        assert "member" not in second.coordinator._listening()
+        await second.put_workload("through-c2", replicas=0)
+        await eventually(lambda: _names(first) == {"through-c2"}, what="one state")
+        both = {first.api_address, second.api_address}
+        await eventually(lambda: set(first.coordinator.directory.api_addresses()) == both, what="all addresses")
+        await eventually(lambda: joining.under_way(second.config) is None, what="the join to be complete")
+        waiting = asyncio.create_task(second.coordinator.wait(asyncio.Event()))
+        async with first.channel() as channel:
+            stub = control_pb2_grpc.ClusterServiceStub(channel)
+            await stub.RemoveCoordinator(control_pb2.RemoveCoordinatorRequest(id="c2"))
+        with pytest.raises(CloudlessError) as caught:
+            await asyncio.wait_for(waiting, 10)
+        assert exit_code(caught.value) == EXIT_REMOVED
     finally:
         await cluster.close()
