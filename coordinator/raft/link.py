@@ -46,7 +46,7 @@ class Forwarded:
 
 @dataclass(frozen=True, slots=True)
 class ChangeRequest:
-    """`kind`: add, promote, remove or transfer; see `coordinator.engine.Membership`. Or introduce, which is not answered:
+    """`kind`: add, promote, remove or transfer; see `coordinator.engine.Membership`. Or introduce, never answered:
     `member` is the sender, reached at `address` by whoever does not know it yet; see `connections`."""
 
     id: int
