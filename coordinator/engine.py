@@ -17,7 +17,7 @@ from cloudless.config import StoreConfig
 from cloudless.coordinator.wal.files import Filesystem
 from cloudless.coordinator.wal.record import LogEntry
 from cloudless.coordinator.wal.snapshots import StoredSnapshot
-from cloudless.errors import CloudlessError
+from cloudless.errors import CloudlessError, FailedPrecondition
 
 RunBlocking = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Runs a function that may block, outside the event loop, and returns its result."""
@@ -173,6 +173,32 @@ class Membership(Protocol):
     async def transfer(self, member: str = "") -> str:
         """Hands leadership to this member, or to the most up to date one; returns who leads then."""
         ...
+
+
+class NotReplicated:
+    """The `Membership` of an engine that has no members of its own."""
+
+    def __init__(self, engine: str) -> None:
+        self._engine = engine
+
+    async def add_learner(self, member: str, address: str) -> None:
+        raise self._refusal()
+
+    async def promote(self, member: str) -> None:
+        raise self._refusal()
+
+    async def remove(self, member: str) -> None:
+        raise self._refusal()
+
+    async def transfer(self, member: str = "") -> str:
+        raise self._refusal()
+
+    def _refusal(self) -> FailedPrecondition:
+        return FailedPrecondition(
+            f"the store's engine is {self._engine}, which has no members to change",
+            reason="NotReplicated",
+            remedy="only a fabric whose coordinators have store.engine raft can have several",
+        )
 
 
 OpenEngine = Callable[[EngineParts, StateHost], Awaitable[Engine]]

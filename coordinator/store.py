@@ -34,6 +34,7 @@ from cloudless.coordinator.engine import (
     EngineParts,
     EngineStatus,
     Membership,
+    NotReplicated,
     OpenEngine,
     RunBlocking,
     is_internal,
@@ -48,7 +49,6 @@ from cloudless.coordinator.wal.snapshots import StoredSnapshot
 from cloudless.errors import (
     CloudlessError,
     DiskFull,
-    FailedPrecondition,
     InvalidArgument,
     ResourceExhausted,
     Unavailable,
@@ -327,7 +327,7 @@ class Store(Generic[S]):
     def membership(self) -> Membership:
         """For changes of who is a member; refuses them where the engine has no members of its own."""
         engine = self._running
-        return engine if isinstance(engine, Membership) else _NotReplicated(engine.status().engine)
+        return engine if isinstance(engine, Membership) else NotReplicated(engine.status().engine)
 
     # As the engine's StateHost
 
@@ -487,32 +487,6 @@ def _repetition_refused(error: CloudlessError) -> Unavailable:
         reason="OutcomeUnknown",
         remedy="repeat it with the same request id",
     )
-
-
-class _NotReplicated:
-    """The `Membership` of an engine that has no members of its own."""
-
-    def __init__(self, engine: str) -> None:
-        self._engine = engine
-
-    async def add_learner(self, member: str, address: str) -> None:
-        raise self._refusal()
-
-    async def promote(self, member: str) -> None:
-        raise self._refusal()
-
-    async def remove(self, member: str) -> None:
-        raise self._refusal()
-
-    async def transfer(self, member: str = "") -> str:
-        raise self._refusal()
-
-    def _refusal(self) -> FailedPrecondition:
-        return FailedPrecondition(
-            f"the store's engine is {self._engine}, which has no members to change",
-            reason="NotReplicated",
-            remedy="only a fabric whose coordinators have store.engine raft can have several",
-        )
 
 
 def _threads() -> tuple[RunBlocking, Callable[[], None]]:

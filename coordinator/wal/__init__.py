@@ -5,10 +5,11 @@
     DIR/snapshots/<index>.snap   the two newest snapshots of the state
 
 Start reading at `record` (how one record is framed), then `log` (segments, group append, recovery, compaction),
-`snapshots`, and `recovery` (newest good snapshot + log = state). `files` is the only place that touches a real
-disk; `cloudless.testing.disk` is its simulated twin. `python -m cloudless.coordinator.wal.inspect DIR` checks a
-directory without changing it.
+`snapshots` (and `incoming`: from another member), `recovery` (newest good snapshot + log = state), and `storage`,
+which is all of that for an engine. `single` is the engine of one member; that of several is `coordinator.raft`.
+`files` is the only place that touches a real disk; `cloudless.testing.disk` is its simulated twin. `python -m
+cloudless.coordinator.wal.inspect DIR` checks a directory without changing it.
 
 The log is a Raft log: entries with term and index, term and vote in the same file, truncation of a conflicting
-suffix. With one member, an entry is committed once it is on this disk.
+suffix.
 """
