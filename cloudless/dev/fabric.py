@@ -193,8 +193,17 @@ class LocalFabric:
         name = self.coordinator_process(coordinator_id)
         if self.alive(name):
             return
+        self.spawn_coordinator(coordinator_id, settings=settings)
         data = self.coordinator_data(coordinator_id)
         listening = data / "listen.json"
+        self.wait_for(listening.exists, what=f"{name} to listen", timeout_s=timeout_s, process=name)
+        if not self.context_file.exists():
+            self.ctl("config", "import", str(data / "admin.yaml"))
+
+    def spawn_coordinator(self, coordinator_id: str = FIRST, *, settings: dict[str, str] | None = None) -> None:
+        """As `start_coordinator`, without waiting: for one that is expected to end by itself (`wait_ended`)."""
+        name = self.coordinator_process(coordinator_id)
+        data = self.coordinator_data(coordinator_id)
         addresses = self._known_addresses(coordinator_id)
         host, enter = "127.0.0.1", []
         if self._hosts is not None:
@@ -214,11 +223,8 @@ class LocalFabric:
             flags["admin-context"] = str(data / "admin.yaml")
         elif (token_file := self._token_file(coordinator_id)).exists():
             flags["join-token-file"] = str(token_file)
-        listening.unlink(missing_ok=True)
+        (data / "listen.json").unlink(missing_ok=True)
         self.spawn(name, [*enter, _program("cloudless-coordinator"), *_flags(flags)])
-        self.wait_for(listening.exists, what=f"{name} to listen", timeout_s=timeout_s, process=name)
-        if not self.context_file.exists():
-            self.ctl("config", "import", str(data / "admin.yaml"))
 
     def start_coordinators(self, count: int, *, timeout_s: float = 60.0) -> list[str]:
         """The coordinators c1 to cN as one fabric: returns their ids when all of them vote and are ready, and the
