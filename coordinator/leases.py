@@ -158,6 +158,27 @@ class Leases:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_ms / 1000):
                     await self._judge_due.wait()
+            late_ms = self._clock.monotonic_ms() - now_ms - wait_ms
+            if late_ms > self._config.heartbeat_interval_ms:
+                self._stood_still(late_ms)
+
+    def _stood_still(self, late_ms: int) -> None:
+        """This process did not run (it was stopped, the disk or the machine stalled): what the nodes said meanwhile
+        is not read yet. That time counts against nobody."""
+        log.warning("leases.stood_still", late_ms=late_ms)
+
+        def later(at_ms: int | None) -> int | None:
+            return None if at_ms is None else at_ms + late_ms
+
+        self._began_at_ms += late_ms
+        self._look_again_at_ms += late_ms
+        for node_id, contact in self._contacts.items():
+            self._contacts[node_id] = dataclasses.replace(
+                contact,
+                heard_at_ms=later(contact.heard_at_ms),
+                broke_at_ms=later(contact.broke_at_ms),
+                unreachable_since_ms=later(contact.unreachable_since_ms),
+            )
 
     def _judge_soon(self, node_id: str) -> None:
         self._to_judge[node_id] = None

@@ -558,3 +558,23 @@ async def test_a_removed_coordinator_is_forgotten(rig):
     )
     await rig.until(lambda: "n2" not in rig.hubs["c3"].connected(), limit_s=2)
     assert "n2" in rig.hubs["c1"].connected()
+
+
+@pytest.mark.parametrize("stopped_s", [3, 10, 600])
+def test_a_leader_that_stood_still_blames_nobody(stopped_s):
+    @scenario
+    async def story(rig):
+        Agent(rig, "n1", "c1")
+        dead = Agent(rig, "n2", "c1")
+        await rig.until_node(NodeState.READY)
+        await rig.until_node(NodeState.READY, "n2")
+        await asyncio.sleep(5.2)
+        dead.fall_silent()
+        asyncio.get_running_loop().advance(stopped_s)  # nothing ran meanwhile: as when the process is stopped
+        await asyncio.sleep(2)
+        assert rig.flaps() == []
+        assert await rig.until_node(NodeState.UNREACHABLE, "n2") < 4_500
+        await asyncio.sleep(20)
+        assert rig.flaps() == ["node.unreachable"]
+
+    story()
