@@ -366,6 +366,8 @@ class Cluster:
         for effect in effects:
             self._carry_out(node, effect)
         self.checker.stepped(node, before, after, event)
+        if type(event) is ev.Tick:
+            self.checker.check(after.due_ms > now_ms, "time stands still", node.id, after)
         if after.due_ms < before.due_ms or after.due_ms <= now_ms or type(event) is ev.Tick:
             self._wake(node)
 
