@@ -13,13 +13,17 @@ from cloudless.identity.spiffe import COORDINATOR, SpiffeId, server_name
 
 
 class Fabric:
-    """An authority in `directory`. Members are real; only how they came to their certificates is short-cut."""
+    """An authority in `directory`, a new one unless one is there. Members are real; only how they came to their
+    certificates is short-cut."""
 
     def __init__(self, directory: Path, *, trust_domain: str = "fabric.example", clock: Clock | None = None) -> None:
         self.directory = directory
         self.trust_domain = trust_domain
         self.clock = clock or SystemClock()
-        self.ca = CertificateAuthority.create(directory, trust_domain, self.clock)
+        if (directory / "root.pem").exists():
+            self.ca = CertificateAuthority.load(directory, self.clock)
+        else:
+            self.ca = CertificateAuthority.create(directory, trust_domain, self.clock)
 
     def member(
         self,

@@ -1,25 +1,34 @@
 """Coordinators come and go under a steady stream of writes, by the commands that a person uses, on real processes:
 three become five and three again, one that lost its disk is replaced, the leader is removed. No write fails, none is
-lost, none is done twice, and every coordinator ends with the same state.
+lost, none is done twice, and every coordinator ends with the same state. And who knocks at a member listener without
+being a member is turned away and named in the events.
 
 CHAOS_ROUNDS sets the rounds of each (one in the gate), CHAOS_SEED whom it strikes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import random
 import shutil
+import socket
+import ssl
 import time
+from pathlib import Path
 
 import pytest
 
+from cloudless.api.v1 import raft_pb2
 from cloudless.coordinator.main import EXIT_FAILED, EXIT_REMOVED
 from cloudless.dev.fabric import LocalFabric
+from cloudless.identity.credentials import Credentials
+from cloudless.identity.spiffe import COORDINATOR, NODE
 from cloudless.testing.cluster_writers import Writers
 from cloudless.testing.fabric import running_fabric
+from cloudless.testing.identity import Fabric
 
 pytestmark = [pytest.mark.xdist_group("cluster-members"), pytest.mark.timeout(1200)]
 
@@ -163,3 +172,47 @@ def test_three_become_five_and_three_again(operator):
         operator.expect_removed(leader)
         operator.expect_refused_start(leader)
         assert len(operator.ids()) == 3
+
+
+def test_who_is_refused_at_the_member_listener_is_seen_in_the_events(fabric, tmp_path):
+    """A follower under another's id, a stranger with the right names, a node."""
+    leader = fabric.leader()
+    status = fabric.status(leader)
+    some, other = [view.coordinator.id for view in status.coordinators if view.coordinator.id != leader][:2]
+    ours = Fabric(fabric.coordinator_data(some) / "ca", trust_domain=status.trust_domain)
+    strange = Fabric(tmp_path / "strange", trust_domain=status.trust_domain)
+    knock(fabric.address(leader, "member"), ours.member(COORDINATOR, some), claiming=other, folder=tmp_path)
+    knock(fabric.address(leader, "member"), strange.member(COORDINATOR, some), claiming=some, folder=tmp_path)
+    knock(fabric.address(some, "member"), ours.member(NODE, "n1"), claiming=other, folder=tmp_path)
+
+    def refused() -> list[dict]:
+        answer = fabric.ctl("events", "-A", "--type", "security.member_refused", "-o", "json")
+        found = json.loads(answer.stdout)["items"]
+        return found if len(found) >= 3 else []
+
+    events = fabric.wait_for(refused, what="the refusals in the events", timeout_s=30)
+    reasons = {(event["resource"], event["metadata"]["reason"]) for event in events}
+    assert {(f"coordinator/{leader}", "WrongMember"), (f"coordinator/{some}", "NotACoordinator")} <= reasons
+    assert len(reasons) == 3, "the stranger's, too"
+    assert "security.member_refused" in fabric.ctl("events", "-A").stdout
+    fabric.wait_voters([view.coordinator.id for view in status.coordinators])
+
+
+def knock(address: str, credentials: Credentials, *, claiming: str, folder: Path) -> None:
+    """Shows a certificate at a member listener, says to be somebody, and waits to be hung up on."""
+    chain, key = folder / "knock.pem", folder / "knock.key"
+    chain.write_bytes(credentials.chain_pem)
+    key.write_bytes(credentials.key_pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.load_cert_chain(chain, key)
+    hello = raft_pb2.MemberHello(protocol=1, protocol_oldest=1, member_id=claiming).SerializeToString()
+    host, _, port = address.rpartition(":")
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection((host, int(port)), timeout=10) as plain,
+        context.wrap_socket(plain) as line,
+    ):
+        line.sendall(len(hello).to_bytes(4, "big") + hello)
+        while line.recv(4096):
+            pass
