@@ -81,7 +81,7 @@ class Driver:
         self.compacting = threading.Lock()  # only one thread removes files of the log
         self.leadership = Leadership()
         self.proposals = Proposals(seconds=self._seconds)
-        self.reads = Reads(seconds=self._seconds, wake=self.wake)
+        self.reads = Reads(seconds=self._seconds, wake=self.wake, first_id=parts.random_bits(48))
         self.cache = RecentEntries(last_index=state.log.last_index)
         self.timer = Timer(parts.clock, on_due=self._turn)
         self.writer = Writer(
@@ -142,8 +142,16 @@ class Driver:
         self.receiving = Receiving(
             storage, run_blocking=parts.run_blocking, spawn=self.spawn, feed=self.feed, install=self.applying.install
         )
-        self.intake = Intake(parts, self.proposals, self.forwarding, self.writer, step=self._step, wake=self.wake)
         self.duties = Duties(self, address=address)
+        self.intake = Intake(
+            parts,
+            self.proposals,
+            self.forwarding,
+            self.writer,
+            step=self._step,
+            wake=self.wake,
+            hand_over=self.duties.hand_over,
+        )
         self._carry_out: dict[type, Callable[[Any], None]] = {
             effects.Persist: self._persist,
             effects.Send: self._send,

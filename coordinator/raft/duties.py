@@ -30,7 +30,9 @@ class Duties:
         self._address = address
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._measured_s = self._handed_over_s = self._loop.time()
+        self._measured_s = self._loop.time()
+        self._handed_over_s = self._measured_s - HAND_OVER_AGAIN_S
+        self.handing_over = False  # because the disk is full
         self._announcing = False
         self._stopped = False
 
@@ -66,7 +68,7 @@ class Duties:
             self._measured_s = now_s
             self._measure()
         if leads and state.hand_over is None:
-            self._lead_on(now_s)
+            self._lead_on()
         if state.role is not Role.FOLLOWER:
             driver.connections.introduce(member.id for member in state.configuration.members)
         self._announce_when_moved()
@@ -80,18 +82,34 @@ class Duties:
         for member, progress in state.progress.items():
             metrics.PEER_LAG.labels(member).set(state.log.last_index - progress.match_index)
 
-    def _lead_on(self, now_s: float) -> None:
+    def _lead_on(self) -> None:
         """Learners that have caught up become voters; with a full disk somebody else had better lead."""
         driver = self._driver
         state = driver.state
         if driver.writer.full is not None and len(state.voters) > 1:
-            if now_s - self._handed_over_s >= HAND_OVER_AGAIN_S:
-                self._handed_over_s = now_s
-                driver.spawn(self._ask("transfer", ""))
+            self.hand_over()
         elif not driver.changes.under_way:
             learner = next((m.id for m in state.configuration.members if not m.voter and self._caught_up(m.id)), "")
             if learner:
                 driver.spawn(self._ask("promote", learner))
+
+    def hand_over(self) -> bool:
+        """Of a leader whose disk is full. False: there is nobody to hand it to, or that was tried a moment ago."""
+        now_s = self._loop.time()
+        alone = len(self._driver.state.voters) < 2
+        if alone or self.handing_over or now_s - self._handed_over_s < HAND_OVER_AGAIN_S:
+            return self.handing_over
+        self._handed_over_s = now_s
+        self.handing_over = True
+        self._driver.spawn(self._hand_over())
+        return True
+
+    async def _hand_over(self) -> None:
+        try:
+            await self._ask("transfer", "")
+        finally:
+            self.handing_over = False
+            self._driver.wake()
 
     def _caught_up(self, member: str) -> bool:
         """As far as it is worth asking the core."""

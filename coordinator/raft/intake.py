@@ -27,7 +27,8 @@ RECORD_BYTES: Final = 64  # of an entry's record, beside its data
 
 
 class Intake:
-    """`step` hands the core an event and carries out what it wants."""
+    """`step` hands the core an event and carries out what it wants. `hand_over` says whether leadership is being handed
+    to a member whose disk may have room."""
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class Intake:
         *,
         step: Callable[[Event], None],
         wake: Callable[[], None],
+        hand_over: Callable[[], bool],
     ) -> None:
         self._parts = parts
         self._proposals = proposals
@@ -45,6 +47,7 @@ class Intake:
         self._writer = writer
         self._step = step
         self._wake = wake
+        self._hand_over = hand_over
         self._loop = asyncio.get_running_loop()
         self._taken: list[Proposal] = []  # of the Propose that is being stepped
         self._resting = False  # nothing is forwarded for a moment
@@ -82,6 +85,9 @@ class Intake:
         if not taken:
             return
         if (full := self._full(taken)) is not None:
+            if self._hand_over():  # they go to the next leader
+                self._proposals.again(taken)
+                return
             for proposal in taken:
                 self._proposals.refuse(proposal, full)
             return

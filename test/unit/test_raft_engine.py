@@ -442,6 +442,48 @@ async def test_a_leader_with_a_full_disk_hands_over(members: Members):
 
 
 @scenario
+async def test_what_is_proposed_to_a_leader_without_room_goes_to_the_next_one(members: Members):
+    await members.form(3)
+    leader = await members.leader()
+    leader.filesystem.told_free = 100
+    await asyncio.gather(*(leader.put(f"n{number}") for number in range(20)))
+    assert not leader.running.leading
+    await members.until(lambda: any(other.running.leading for other in members.others(leader)))
+    leader.filesystem.told_free = None
+    assert len(await members.converged()) == 20
+
+
+@scenario
+async def test_where_nobody_has_room_nothing_is_accepted_until_there_is(members: Members):
+    await members.form(3)
+    leader = await members.leader()
+    await leader.put("before")
+    every = [leader, *members.others(leader)]
+    for member in every:
+        member.filesystem.told_free = 100
+    answers = await asyncio.gather(*(leader.put(f"n{number}") for number in range(5)), return_exceptions=True)
+    assert all(isinstance(answer, DiskFull | Unavailable) for answer in answers), answers
+    for member in every:
+        member.filesystem.told_free = None
+    await members.until(lambda: any(member.running.leading for member in every))
+    await leader.put("after")
+    assert {"before", "after"} <= set(await members.converged())
+
+
+@scenario
+async def test_questions_of_two_lives_never_have_the_same_id(members: Members):
+    await members.form(3)
+    follower = members.others(await members.leader())[0]
+    asked = []
+    for _ in range(2):
+        await follower.running.read_index()
+        asked.append(follower.running._driver.reads._next_id)
+        follower.crash()
+        await follower.start()
+    assert abs(asked[0] - asked[1]) > 1000
+
+
+@scenario
 async def test_a_follower_with_a_full_disk_holds_up_nobody_and_catches_up(members: Members):
     await members.form(3)
     leader = await members.leader()
