@@ -87,8 +87,9 @@ class Member:
         """So many objects of this size into the state."""
         before = resident_mib()
         value = os.urandom(value_bytes)
-        for start in range(first, first + objects, 512):
-            chunk = range(start, min(start + 512, first + objects))
+        at_once = max(1, min(512, 32 * 2**20 // value_bytes))
+        for start in range(first, first + objects, at_once):
+            chunk = range(start, min(start + at_once, first + objects))
             await asyncio.gather(*(self.engine.propose(put(f"object-{n:012d}", value)) for n in chunk))
         return {"before_mib": before, "after_mib": resident_mib(), "index": self.store.snapshot.index}
 
