@@ -106,10 +106,10 @@ class Client:
         call = (kind, put.expected, value) if kind == "cas" else (kind, value)
         called = self._world.tick()
         possible = False
-        for _ in range(attempts):
+        for attempt in range(attempts):
             try:
                 member = self._choose()
-                fits = await self._write(member, put, request_id)
+                fits = await self._write(member, put, request_id, first=not attempt)
             except _Refused as error:
                 self._world.oracle.note(f"{self._name} is refused {request_id}: {error.__cause__!r}")
                 await self._move()
@@ -156,7 +156,7 @@ class Client:
 
         return await self._ask(member, work)
 
-    async def _write(self, member: SimMember, put: Put, request_id: str) -> bool:
+    async def _write(self, member: SimMember, put: Put, request_id: str, *, first: bool) -> bool:
         store, engine, oracle = member.store, member.engine, self._world.oracle
         assert store is not None
         assert engine is not None
@@ -168,7 +168,7 @@ class Client:
             return result.changed == "updated", store.snapshot.state.answers[request_id][0]
 
         fits, index = await self._ask(member, work)
-        oracle.acknowledged(index)
+        oracle.acknowledged(index, term if first else None)
         if oracle.tracing:
             oracle.note(f"{self._name} is told {request_id} {put} = {fits} at {index} by {member.name}")
         oracle.mix(index, put.value, fits)

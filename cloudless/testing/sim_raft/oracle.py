@@ -53,6 +53,7 @@ class Seen:
     promised: LogShape | None = None  # as of its newest acknowledgement: up to `promised_to` this must survive
     promised_to: int = 0
     promised_term: int = 0
+    promised_in: int = 0  # the leader's term in which it was acknowledged
     persists: dict[int, Disk] = field(default_factory=dict)  # under way, by number
     disk: Disk | None = None
     state: State | None = None
@@ -227,6 +228,8 @@ class Oracle:
         self.note(f"{name} appends configuration {new.index}: {[(m.id, m.voter) for m in new.members]}")
         if old.index > before.commit_index:
             self.fail("one change at a time", f"{name} appends {new.index} while {old.index} is not committed")
+        if before.log.term_at(before.commit_index) != after.term:
+            self.fail("one change at a time", f"{name} appends {new.index} before an entry of its term is committed")
         if len(set(old.voters) ^ set(new.voters)) > 1:
             self.fail("one change at a time", f"{name} changes the voters {old.voters} to {new.voters}")
 
@@ -241,6 +244,12 @@ class Oracle:
             if effect.truncate_from <= max(seen.commit_index, state.commit_index):
                 self.fail("a committed entry is cut", f"{process} cuts from {effect.truncate_from}: {state}")
             if seen.promised_to >= effect.truncate_from:
+                if seen.promised_in == state.term:
+                    self.fail(
+                        "acknowledged entries are lost",
+                        f"{process} cuts from {effect.truncate_from} in term {state.term}, in which it had "
+                        f"acknowledged {seen.promised_to}",
+                    )
                 seen.promised_to = effect.truncate_from - 1
                 seen.promised_term = state.log.term_at(seen.promised_to) or 0
                 if not seen.promised_term:
@@ -279,6 +288,8 @@ class Oracle:
             seen.commit_index = index
             self.mix(process.life, index, state.term)
             if state.role is Role.LEADER:
+                if state.log.term_at(index) != state.term:
+                    self.fail("commits by counting only its own term's entries", f"{process} commits {index}: {state}")
                 self._stays(process, state, index)
 
     def _record(self, process: Process, state: State, behind: int, index: int) -> None:
@@ -346,6 +357,7 @@ class Oracle:
             term = state.log.term_at(message.match_index)
             if term is not None:
                 seen.promised_to, seen.promised_term = message.match_index, term
+                seen.promised_in = message.term
 
     def _speaks(self, process: Process, term: int) -> None:
         seen = self.members[process.name]
@@ -421,6 +433,9 @@ class Oracle:
 
     # Clients
 
-    def acknowledged(self, index: int) -> None:
+    def acknowledged(self, index: int, fence: int | None = None) -> None:
+        """`fence`: the term in which alone it might be committed."""
         if index >= len(self._committed):
             self.fail("acknowledged before it is committed", f"{index}, committed {len(self._committed) - 1}")
+        if fence is not None and self._committed[index][0] != fence:
+            self.fail("fenced", f"{index} of term {self._committed[index][0]} was only to be committed in {fence}")
