@@ -184,8 +184,8 @@ class Leases:
         self._to_judge[node_id] = None
         self._judge_due.set()
 
-    def _terms(self, node_id: str) -> Terms:
-        if not self._shared():
+    def _terms(self, node_id: str, *, shared: bool) -> Terms:
+        if not shared:
             return self._alone
         return self._here if self._holders.get(node_id, HERE) == HERE else self._elsewhere
 
@@ -194,6 +194,7 @@ class Leases:
         those that something happened to, so that a thousand agents that connect cost no thousand looks at all."""
         now_ms = self._clock.monotonic_ms()
         nodes = self._store.snapshot.state.nodes
+        shared = self._shared()
         chosen: Iterable[str] = self._to_judge
         if now_ms >= self._look_again_at_ms:
             chosen = nodes
@@ -208,7 +209,8 @@ class Leases:
             contact = leased(before, node.state, now_ms=now_ms)
             if contact is not before:
                 self._contacts[node_id] = contact
-            verdict = judge(node.state, contact, self._terms(node_id), began_at_ms=self._began_at_ms, now_ms=now_ms)
+            terms = self._terms(node_id, shared=shared)
+            verdict = judge(node.state, contact, terms, began_at_ms=self._began_at_ms, now_ms=now_ms)
             if verdict.state is not None:
                 verdicts.append((node, verdict))
             elif verdict.again_at_ms is not None:

@@ -24,7 +24,6 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from cloudless.api.v1 import member_pb2, types_pb2
-from cloudless.api.v1.convert import from_proto
 from cloudless.clock import Clock
 from cloudless.core.model import NodeUsage
 from cloudless.errors import CloudlessError
@@ -95,7 +94,19 @@ class Sighting:
 
     @cached_property
     def usage(self) -> NodeUsage | None:
-        return from_proto(self.reported, NodeUsage) if self.reported is not None else None
+        # Field by field: the general conversion takes twenty times as long, for thousands of nodes each second.
+        told = self.reported
+        if told is None:
+            return None
+        return NodeUsage(
+            cpu_millis=told.cpu_millis,
+            memory_bytes=told.memory_bytes,
+            storage_bytes=told.storage_bytes,
+            battery_percent=told.battery_percent,
+            power_source=told.power_source,
+            metered=told.metered,
+            rtt_us=told.rtt_us,
+        )
 
 
 class Observations:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from cloudless.api.v1.types_pb2 import NodeUsage as UsageMessage
 from cloudless.api.v1.types_pb2 import ReplicaStatus as StatusMessage
 from cloudless.config import SessionConfig
 from cloudless.coordinator.core import commands as c
+from cloudless.coordinator.observing import Sighting
 from cloudless.coordinator.sessions import SessionHub
 from cloudless.coordinator.store import Store
 from cloudless.coordinator.wal.machine import FabricMachine
@@ -578,3 +580,13 @@ def test_a_leader_that_stood_still_blames_nobody(stopped_s):
         assert rig.flaps() == ["node.unreachable"]
 
     story()
+
+
+def test_a_use_that_was_told_is_the_same_as_one_that_was_heard():
+    usage = NodeUsage(
+        cpu_millis=1, memory_bytes=2, storage_bytes=3, battery_percent=4, power_source="mains", metered=True, rtt_us=7
+    )
+    assert all(getattr(usage, field.name) != field.default for field in dataclasses.fields(NodeUsage))
+    sighting = Sighting("n1", "c2", 0, 0, 0, "b", "i", to_proto(usage, UsageMessage))
+    assert sighting.usage == usage
+    assert dataclasses.replace(sighting, reported=None).usage is None
