@@ -85,9 +85,8 @@ def take(fabric: LocalFabric, writers: Writers, path: Path) -> set[str]:
     assert info.state_hash in said
     assert path.stat().st_mode & 0o777 == 0o600
     writers.wait_for_more(1)
-    print(
-        f"{path.name}: entry {info.index}, {len(before)} writes before it, {len(writers.acknowledged) - count} meanwhile"
-    )
+    meanwhile = len(writers.acknowledged) - count
+    print(f"{path.name}: entry {info.index}, {count} writes before it, {meanwhile} meanwhile")
     return before
 
 
