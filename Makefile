@@ -3,6 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 SEEDS ?= 20
+RAFT_SEEDS ?= 1000
 SEED ?=
 ONLY ?=
 
@@ -28,10 +29,12 @@ test: setup-dev ## All tests, the containerd ones included (root); lint first
 lint: setup-dev ## ruff, mypy, import contracts, buf, generated code, documentation
 	@scripts/lint
 
-sim: setup-dev ## Deterministic simulation [SEEDS=n] [SEED=x]
+sim: setup-dev ## Deterministic simulation: the replicated log, then the fabric [RAFT_SEEDS=n] [SEEDS=n] [SEED=x]
+	@$(PY) -m cloudless.testing.sim_raft --jobs 2 --seeds $(RAFT_SEEDS) $(if $(SEED),--seed $(SEED))
 	@$(PY) -m cloudless.testing.sim --seeds $(SEEDS) $(if $(SEED),--seed $(SEED))
 
-soak: setup-dev ## Simulation over many seeds, for as long as you like
+soak: setup-dev ## Simulation over many seeds: 20,000 of the replicated log, 2,000 of the fabric
+	@$(PY) -m cloudless.testing.sim_raft --jobs 2 --seeds 20000
 	@$(PY) -m cloudless.testing.sim --seeds 2000
 
 chaos: setup-dev ## Real processes, kill -9, full disks, broken logs
