@@ -273,3 +273,24 @@ def test_updates_of_the_contexts_file_do_not_overwrite_each_other(tmp_path: Path
     contexts.update(path, lambda latest: None)
     with pytest.raises(FileNotFoundError):
         contexts.update(tmp_path / "nowhere" / "config.yaml", lambda latest: latest)
+
+
+def test_an_exec_whose_coordinator_falls_says_that_the_program_may_still_run(clients: list[Client]) -> None:
+    forever = threading.Event()
+
+    def program(start, requests):
+        yield control_pb2.ExecResponse(started=True)
+        forever.wait(20)
+
+    with FakeControl() as falling:
+        falling.program = program
+        client = make(clients, falling.address, REFUSING)
+        start = control_pb2.ExecRequest(start=control_pb2.ExecStart(replica_id="r", command=["sleep"]))
+        messages, _ = client.stream("Workload", "Exec", iter([start]))
+        assert next(messages).started
+        threading.Timer(0.1, falling.__exit__).start()
+        with pytest.raises(Unavailable) as caught:
+            next(messages)
+        forever.set()
+    assert caught.value.reason == "StreamBroken"
+    assert "may still run" in caught.value.remedy
