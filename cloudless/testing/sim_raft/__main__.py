@@ -59,6 +59,8 @@ def main() -> int:
                 _report(outcome)
                 if not options.keep_going:
                     break
+            if done % 1000 == 0:
+                print(f"{done:,} seeds, {done / (time.monotonic() - began):.1f}/s, {failed} failed", flush=True)
     took_s = time.monotonic() - began
     shown = sorted(counts) if options.all else _SHOWN
     print("\n".join(f"{counts[name]:>10,} {name}" for name in shown))
