@@ -13,6 +13,7 @@ import os
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import asyncio
+import contextlib
 import gc
 import json
 import random
@@ -124,6 +125,7 @@ class Coordinator:
         self.metrics_address = ""
         self.identity: Identity
         self.engine: Prepared
+        self.machine: FabricMachine
         self.store: Store[State]
         self.hub: SessionHub
         self.directory: Directory
@@ -197,7 +199,12 @@ class Coordinator:
         stack.push_async_callback(reconciler.stop)
         reconciler.start()
         self.presence = Presence(
-            store, directory, clock, trust_domain=identity.authority.trust_domain, on_ready=self._on_ready
+            store,
+            directory,
+            clock,
+            trust_domain=identity.authority.trust_domain,
+            log_schema=self.machine.schema,
+            on_ready=self._on_ready,
         )
         stack.push_async_callback(self._stop_tasks)
         self._run(bootstrap.certificate_renewer(config, identity, clock).run(), "certificate-renewal")
@@ -222,12 +229,13 @@ class Coordinator:
     async def _open_store(self) -> None:
         config, trust_domain = self.config, self.identity.authority.trust_domain
         self._refusals = MemberRefusals(config.id, self.clock)
+        self.machine = FabricMachine(trust_domain)
         begin = not joining.joined(config)
         self.engine = await engines.prepare(Wiring(config, self.identity, self.clock, self._refusals, begin=begin))
         try:
             self.store = await Store.open(
                 bootstrap.log_directory(config),
-                machine=FabricMachine(trust_domain),
+                machine=self.machine,
                 clock=self.clock,
                 config=config.store,
                 member=config.id,
@@ -403,7 +411,10 @@ async def _serve(config: CoordinatorConfig, clock: Clock) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     log.info("coordinator.starting", version=__version__, pid=os.getpid(), data_dir=str(config.data_dir))
-    coordinator = await Coordinator.start(config, clock=clock)
+    coordinator = await _started(config, clock, stop)
+    if coordinator is None:
+        log.info("coordinator.stopped")
+        return
     collector.prefer_latency()
     try:
         if coordinator.new_admin_context is not None:
@@ -413,6 +424,23 @@ async def _serve(config: CoordinatorConfig, clock: Clock) -> None:
     finally:
         await coordinator.stop()
     log.info("coordinator.stopped")
+
+
+async def _started(config: CoordinatorConfig, clock: Clock, stop: asyncio.Event) -> Coordinator | None:
+    """None: it was told to stop before it had started; who joins may wait for the others for long."""
+    starting = asyncio.create_task(Coordinator.start(config, clock=clock))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            return starting.result()
+        log.info("coordinator.stopping")
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await (await starting).stop()  # it was faster
+        return None
+    finally:
+        stopping.cancel()
 
 
 def _runner() -> Any:

@@ -203,6 +203,10 @@ class Cluster:
         self.members[coordinator_id] = running
         return running
 
+    def move(self, coordinator_id: str) -> None:
+        """Its next start listens on other ports."""
+        self._addresses.pop(coordinator_id, None)
+
     async def token(self, coordinator_id: str, **fields: Any) -> Path:
         """A file with a token for a new coordinator, made through the API."""
         request = control_pb2.AddCoordinatorRequest(id=coordinator_id, **fields)

@@ -21,9 +21,10 @@ from cloudless.api.v1 import control_pb2, control_pb2_grpc
 from cloudless.coordinator import bootstrap
 from cloudless.coordinator import main as program
 from cloudless.coordinator.core.snapshot import state_hash
-from cloudless.core.model import Role
+from cloudless.core.model import JoinToken, Role
 from cloudless.errors import CloudlessError, Corrupt, FailedPrecondition, InvalidArgument
 from cloudless.identity.channel import open_channel
+from cloudless.identity.tokens import TokenSigner
 from cloudless.testing.coordinator import coordinator_config, running_coordinator
 
 
@@ -208,12 +209,16 @@ class Process:
 
     async def until_ready(self) -> dict[str, Any]:
         """The log line that says that it serves."""
+        return await self.until("coordinator.ready")
+
+    async def until(self, event: str) -> dict[str, Any]:
+        """The next log line of this event."""
         assert self._process is not None
         assert self._process.stderr is not None
         async with asyncio.timeout(20):
             async for line in self._process.stderr:
                 entry: dict[str, Any] = json.loads(line)
-                if entry["event"] == "coordinator.ready":
+                if entry["event"] == event:
                     return entry
         raise AssertionError("it ended before it was ready")
 
@@ -253,6 +258,24 @@ async def test_it_says_where_the_context_is_serves_and_stops_in_good_order(tmp_p
     assert code == 0
     assert str(process.data / "admin.yaml") in out
     assert [line["event"] for line in log][-1] == "coordinator.stopped"
+
+
+async def test_one_that_waits_for_others_stops_when_it_is_told(tmp_path: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        token = JoinToken(id="jc-1", coordinator_id="c2", max_uses=1, expires_at_ms=2**40)
+        jwt = TokenSigner.create(tmp_path / "keys").sign(
+            token,
+            trust_domain="cloudless.local",
+            root_sha256="00" * 32,
+            endpoints=[f"127.0.0.1:{nobody.getsockname()[1]}"],
+        )
+        (tmp_path / "token").write_text(jwt)
+        process = await Process(tmp_path, "--id=c2", f"--join-token-file={tmp_path / 'token'}").start()
+        assert (await process.until("join.not_admitted_yet"))["reason"] == "CoordinatorUnreachable"
+        process.signal(signal.SIGTERM)
+        code, _, log = await process.end()
+    assert (code, log[-1]["event"]) == (0, "coordinator.stopped")
 
 
 async def test_a_second_process_on_the_folder_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import structlog
 from cloudless.api.v1 import member_pb2, member_pb2_grpc
 from cloudless.coordinator.core.commands import RecordEvent
 from cloudless.coordinator.joining import read_identity
+from cloudless.coordinator.rpc.addresses import split
 from cloudless.coordinator.rpc.call import current
 from cloudless.coordinator.rpc.services.backend import Backend, required
 from cloudless.coordinator.rpc.services.peers import PeerCalls
@@ -49,6 +50,7 @@ class Members(PeerCalls, member_pb2_grpc.MemberServiceServicer):
     async def AddLearner(self, request: Any, context: Any) -> Any:
         name = await self._admitted()
         address = required(request.member_address, "member_address")
+        split(address, "member_address")  # what is in the log has to be one
         await self._backend.store.membership.add_learner(name, address)
         log.info("member.added", coordinator=name, member_address=address)
         return member_pb2.AddLearnerResponse(cluster_id=self._backend.cluster_id())
