@@ -19,7 +19,7 @@ import grpc
 from cloudless.api.v1 import control_pb2_grpc
 from cloudless.clock import Clock
 from cloudless.ctl.hedging import HEDGE_MS, answers, first_answer, moves_on, was_never_sent
-from cloudless.errors import CloudlessError, DeadlineExceeded, Unavailable
+from cloudless.errors import CloudlessError, DeadlineExceeded, Unauthenticated, Unavailable
 from cloudless.identity.channel import (
     CONSISTENCY_METADATA,
     COORDINATORS_METADATA,
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 CONNECT_GRACE_MS: Final = 5_000
 LEADERLESS_GRACE_MS: Final = 5_000  # that a read waits for a leader
+# A coordinator that refuses a certificate can only hang up, and so does one that is killed during a handshake.
+HUNG_UP: Final = "CertificateRefused"
+HUNG_UP_GRACE_MS: Final = 1_000
 BACKOFF_MS_FIRST: Final = 100
 BACKOFF_MS_SOON: Final = 200  # at most, while a new leader may be a moment away
 BACKOFF_MS_MAX: Final = 2_000
@@ -102,14 +105,23 @@ class Client:
         deadline_ms = started_ms + (timeout_ms if timeout_ms is not None else self.timeout_ms)
         request_id = self._new_request_id() if write else ""
         backoff_ms = BACKOFF_MS_FIRST
+        refusal: Unavailable | None = None
         while True:
             try:
                 return self._ask(service, method, request, request_id, deadline_ms)
             except DeadlineExceeded as late:
                 if late.remedy:
                     raise
+                if refusal is not None and not write:
+                    raise self._unreachable(refusal) from None
                 raise self._late(method, self._clock.monotonic_ms() - started_ms, write=write) from None
+            except Unauthenticated as raised:
+                now_ms = self._clock.monotonic_ms()
+                left_ms = deadline_ms - now_ms
+                if raised.reason != HUNG_UP or left_ms <= 0 or now_ms - started_ms >= HUNG_UP_GRACE_MS:
+                    raise
             except Unavailable as raised:
+                refusal = raised
                 now_ms = self._clock.monotonic_ms()
                 left_ms = deadline_ms - now_ms
                 if left_ms <= 0 or not _is_patient(raised, now_ms - started_ms, write=write):
@@ -270,6 +282,9 @@ class Client:
         raised = error_from_rpc(error, credentials=self._credentials, now_ms=self._clock.now_ms())
         if moves_on(raised) and not _is_named(error):
             self._avoid(address)
+        if raised.reason == HUNG_UP and self._answered:
+            # With this certificate others answered: it was a coordinator that ended during the handshake.
+            return Unavailable(f"the coordinator at {address} hung up", reason="CoordinatorUnreachable")
         return raised
 
     def _channel(self, address: str) -> grpc.Channel:

@@ -17,7 +17,7 @@ from cloudless.clock import SystemClock
 from cloudless.contexts import Context, Contexts
 from cloudless.ctl import watching
 from cloudless.ctl.client import Client
-from cloudless.errors import DeadlineExceeded, PermissionDenied, Unavailable
+from cloudless.errors import DeadlineExceeded, PermissionDenied, Unauthenticated, Unavailable
 from cloudless.identity.channel import CONSISTENCY_METADATA, STALE
 from cloudless.testing.ctl import Ctl
 from cloudless.testing.fake_control import FakeControl
@@ -294,3 +294,49 @@ def test_an_exec_whose_coordinator_falls_says_that_the_program_may_still_run(cli
         forever.set()
     assert caught.value.reason == "StreamBroken"
     assert "may still run" in caught.value.remedy
+
+
+class HungUp(grpc.RpcError):
+    """What gRPC says when a handshake is cut off."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return "failed to connect to all addresses; last error: Socket closed"
+
+    def trailing_metadata(self) -> tuple[()]:
+        return ()
+
+
+class Ours:
+    spiffe_id, trust_domain = "spiffe://test/user/admin", "test"
+    not_before_ms, expires_at_ms = 1, 2**53
+
+
+def test_a_coordinator_that_ends_during_a_handshake_has_not_refused_the_certificate(clients) -> None:
+    client = make(clients, REFUSING)
+    client._credentials = Ours
+    assert isinstance(client._failed(REFUSING, HungUp()), Unauthenticated)
+    client._answered.add("another:1")
+    assert isinstance(client._failed(REFUSING, HungUp()), Unavailable)
+
+
+@pytest.mark.parametrize(("lasts", "works"), [(3, True), (1000, False)])
+def test_a_hang_up_is_taken_for_a_refusal_only_when_it_lasts(clients, lasts: int, works: bool) -> None:
+    client = make(clients, REFUSING)
+    asked: list[int] = []
+
+    def ask(*_: object) -> str:
+        asked.append(1)
+        if len(asked) <= lasts:
+            raise Unauthenticated("hung up", reason="CertificateRefused")
+        return "answer"
+
+    client._ask = ask
+    if works:
+        assert client.call("Node", "GetNode", control_pb2.GetNodeRequest()) == "answer"
+    else:
+        with pytest.raises(Unauthenticated):
+            client.call("Node", "GetNode", control_pb2.GetNodeRequest())
+    assert len(asked) > 1
