@@ -15,7 +15,7 @@ from prometheus_client import Gauge
 
 from cloudless import __version__
 from cloudless.clock import Clock
-from cloudless.coordinator.core.commands import SCHEMA, AnnounceCoordinator
+from cloudless.coordinator.core.commands import AnnounceCoordinator
 from cloudless.coordinator.core.state import State
 from cloudless.coordinator.directory import Directory
 from cloudless.coordinator.store import Store
@@ -32,7 +32,8 @@ log = structlog.get_logger(__name__)
 
 
 class Presence:
-    """`on_ready` is told each change of readiness. Event loop only."""
+    """`log_schema` is the newest of log entries that this coordinator's machine understands. `on_ready` is told each
+    change of readiness. Event loop only."""
 
     def __init__(
         self,
@@ -41,12 +42,14 @@ class Presence:
         clock: Clock,
         *,
         trust_domain: str,
+        log_schema: int,
         on_ready: Callable[[bool], Awaitable[None]],
     ) -> None:
         self._store = store
         self._directory = directory
         self._clock = clock
         self._trust_domain = trust_domain
+        self._log_schema = log_schema
         self._on_ready = on_ready
         self._first = asyncio.Event()
         self._leader_seen_at_ms = clock.monotonic_ms()
@@ -125,7 +128,7 @@ class Presence:
         wanted = AnnounceCoordinator(
             coordinator_id=directory.coordinator_id,
             version=__version__,
-            log_schema=SCHEMA,
+            log_schema=self._log_schema,
             api_addresses=directory.own_api,
             enroll_addresses=directory.own_enroll,
             member_address=directory.own_member,
