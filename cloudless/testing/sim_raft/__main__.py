@@ -24,6 +24,7 @@ _SHOWN = (
     "members added",
     "members removed",
     "disks lost",
+    "quorum lost with its disks",
     "reads",
     "writes acknowledged",
     "writes unknown",

@@ -24,7 +24,7 @@ class Nemesis:
         self._world = world
         self._rng = rng
         self._tasks: dict[asyncio.Task[None], None] = {}
-        self._changing = False
+        self._changes = 0  # of members, under way
         names = [name for name, _ in world.profile.faults]
         self._faults: list[tuple[str, Fault]] = [(name, getattr(self, name)) for name in names]
         self._weights = [weight for _, weight in world.profile.faults]
@@ -255,28 +255,28 @@ class Nemesis:
 
     async def add(self) -> None:
         """A learner on an empty disk, which is promoted once it has caught up."""
-        if len(self._voters()) >= VOTERS_MAX or not await self._alone():
+        if len(self._voters()) >= VOTERS_MAX or not self._alone():
             return
         try:
             await self._add()
         finally:
-            self._changing = False
+            self._changes -= 1
 
     async def remove(self) -> None:
-        if not await self._alone():
+        if not self._alone():
             return
         try:
             await self._remove()
         finally:
-            self._changing = False
+            self._changes -= 1
 
     async def replace(self) -> None:
         """A disk is lost; its member comes back under another id."""
-        if not await self._alone():
+        if self._changes or not self._alone():
             return
         try:
-            names = [name for name in self._voters() if not self._world.members[name].gone]
-            if len(names) < VOTERS_MIN:
+            names = [name for name in self._voters() if self._world.survives_without(name)]
+            if not names:
                 return
             member = self._world.members[self._rng.choice(names)]
             member.wipe()
@@ -287,16 +287,16 @@ class Nemesis:
                 await asyncio.sleep(0.2)
             await self._add()
         finally:
-            self._changing = False
+            self._changes -= 1
 
-    async def _alone(self) -> bool:
+    def _alone(self) -> bool:
         """One change after the other, mostly: two at once must be refused properly too."""
-        if self._changing and self._rng.random() < 0.8:
+        if self._changes and self._rng.random() < 0.8:
             return False
         # A member that was lost stays one of the voters until it is removed; another one must not be lost meanwhile.
         if any(self._world.members[name].gone for name in self._voters()):
             return False
-        self._changing = True
+        self._changes += 1
         return True
 
     async def _add(self) -> None:

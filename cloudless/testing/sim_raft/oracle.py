@@ -73,6 +73,8 @@ class Oracle:
         encode: Callable[[Any, int, int], bytes],
         trace: Callable[[str], None] | None = None,
     ) -> None:
+        self.closed = False
+        self.result: tuple[int, Counter[str]] = (0, Counter())  # digest and counts when the run ended
         self.counts: Counter[str] = Counter()
         self.digest = 0
         self.violation: Violation | None = None
@@ -92,10 +94,17 @@ class Oracle:
     # From outside
 
     def fail(self, name: str, what: str) -> None:
+        if self.closed:
+            raise Violation(name, what)
         if self.violation is None:
             self.violation = Violation(name, what)
             self.note(f"VIOLATION {self.violation}")
         raise self.violation
+
+    def close(self) -> None:
+        """The run is over: what is left of its processes is only cleaned up, and proves nothing."""
+        self.closed = True
+        self.result = (self.digest, self.counts.copy())
 
     def note(self, line: str) -> None:
         if self._trace is not None:

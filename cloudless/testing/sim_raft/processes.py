@@ -147,14 +147,15 @@ class ProcessLoop(SimLoop):
             timer.cancel()
             process.waiters.pop(answer, None)
 
-    def run_to_end(self, main: Coroutine[Any, Any, T]) -> T:
-        """Runs it, then lets every other task end by cancellation, and closes."""
+    def run_to_end(self, main: Coroutine[Any, Any, T], *, at_end: Callable[[], None]) -> T:
+        """Runs it, calls `at_end`, then lets every other task end by cancellation, and closes."""
         asyncio.set_event_loop(self)
         try:
             return self.run_until_complete(main)
         finally:
             self._draining = True
             self.ended_s = self._virtual_s
+            at_end()
             self._ready.extend(self._dropped)  # type: ignore[attr-defined]
             self.set_exception_handler(lambda *_: None)
             self._limit_s = float("inf")

@@ -11,6 +11,7 @@ import gc
 import logging
 import random
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,12 @@ from cloudless.testing.sim_raft.oracle import Oracle, Violation
 from cloudless.testing.sim_raft.processes import PROCESS, ProcessLoop
 from cloudless.testing.sim_raft.profile import Profile, draw
 from cloudless.testing.sim_raft.world import MACHINE, World
+
+
+class _QuorumLost(Exception):
+    """Faults destroyed a majority of disks (a change of members that was given up on was made after one was lost):
+    nobody can write again, and only safety was shown."""
+
 
 LIVENESS_S: Final = 60.0  # virtual; timeouts that grew on a slow disk have to shrink again
 CHECK_STEPS_MAX: Final = 300_000
@@ -52,20 +59,21 @@ def run_seed(seed: int, *, profile: Profile | None = None, trace: Callable[[str]
     oracle = Oracle(loop.time, lambda state, index, term: MACHINE.encode(state, index=index, term=term), trace)
     with _quiet(), _watched(oracle):
         try:
-            loop.run_to_end(_run(loop, rng, profile or drawn, oracle))
-        except Violation:
+            loop.run_to_end(_run(loop, rng, profile or drawn, oracle), at_end=oracle.close)
+        except (Violation, _QuorumLost):
             pass
         except Exception as error:  # of the simulation, or of a member within a client's reach
             if oracle.violation is None:
                 oracle.violation = Violation("no errors", repr(error))
                 oracle.violation.__cause__ = error
-    oracle.mix(loop.callbacks, round(loop.ended_s * 1e6), *(oracle.counts[name] for name in sorted(oracle.counts)))
+    digest, counts = oracle.result
+    whole = (loop.callbacks, round(loop.ended_s * 1e6), sorted(counts.items()))
     found = oracle.violation
     return Outcome(
         seed,
-        oracle.digest,
+        zlib.crc32(repr(whole).encode(), digest),
         loop.ended_s,
-        oracle.counts,
+        counts,
         violation=f"{found}" + (f" (from {found.__cause__!r})" if found and found.__cause__ else "") if found else "",
         property=found.name if found else "",
     )
@@ -136,6 +144,9 @@ async def _converges(world: World, client: Client) -> None:
 
 def _in_time(world: World, limit_s: float, what: str) -> None:
     if world.loop.time() > limit_s:
+        if not world.survives_without():
+            world.oracle.counts["quorum lost with its disks"] += 1
+            raise _QuorumLost
         stand = [
             f"{member.name} {'gone' if member.gone else 'up' if member.up else 'down'}"
             + (f" {member.store.status()}" if member.store else "")

@@ -107,6 +107,20 @@ class World:
     def live(self) -> list[SimMember]:
         return [member for member in self.members.values() if member.store is not None]
 
+    def survives_without(self, name: str = "") -> bool:
+        """Whether every member that is left could do with the disks that are left, by its own configuration."""
+        known = False
+        for member in self.members.values():
+            seen = self.oracle.members.get(member.name)
+            if member.gone or member.name == name or seen is None or seen.state is None:
+                continue
+            voters = seen.state.voters
+            left = [voter for voter in voters if voter != name and not self.members[voter].gone]
+            known = known or bool(voters)
+            if voters and len(left) <= len(voters) // 2:
+                return False
+        return known
+
     def leader(self) -> SimMember | None:
         """The one that leads in the newest term, as far as it knows itself."""
         leading = [member for member in self.live() if member.engine is not None and member.engine.leading]
