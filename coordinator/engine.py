@@ -81,12 +81,13 @@ class StateHost(Protocol):
 
     def apply(self, entry: LogEntry) -> Any:
         """Applies the entry behind `applied_index`; returns its outcome (None for an internal entry). Never raises for
-        bad data; an exception is a bug, and the engine has to fail."""
+        bad data; a CloudlessError says that this member must not go on, any other exception is a bug: the engine has
+        to fail."""
         ...
 
     def load(self, body: bytes) -> tuple[int, int]:
         """While opening: makes a snapshot's body the state; returns its index and term. Raises Corrupt, ValueError,
-        and then nothing changed."""
+        and then nothing changed; any other CloudlessError as `apply` does."""
         ...
 
     async def install(self, body: bytes) -> tuple[int, int]:

@@ -165,7 +165,7 @@ class Coordinator:
         self.identity = identity = bootstrap.open_identity(config, clock)
         joining.claim_id(config)
         bootstrap.check_log(config)
-        await self._open_store()
+        await self._open_store(restored)
         store = self.store
         served = await metrics.serve(config.metrics, health=self.healthy)
         if served is not None:
@@ -226,10 +226,10 @@ class Coordinator:
         if self._alone():
             await self._until_ready()
 
-    async def _open_store(self) -> None:
+    async def _open_store(self, restored: BackupInfo | None) -> None:
         config, trust_domain = self.config, self.identity.authority.trust_domain
         self._refusals = MemberRefusals(config.id, self.clock)
-        self.machine = FabricMachine(trust_domain)
+        self.machine = FabricMachine(trust_domain, member=config.id)
         begin = not joining.joined(config)
         self.engine = await engines.prepare(Wiring(config, self.identity, self.clock, self._refusals, begin=begin))
         try:
@@ -254,7 +254,8 @@ class Coordinator:
                 remedy="the data folder was put together from two; restore it from one backup",
             )
         others = [c.id for c in found.coordinators.values() if c.id != config.id and not c.removed]
-        if config.store.engine == "single" and (others or not begin):
+        # A restored fabric is this coordinator alone; it forgets the others in a moment.
+        if config.store.engine == "single" and restored is None and (others or not begin):
             raise InvalidArgument(
                 f"store.engine is single, but this is one of several coordinators ({', '.join(sorted(others))})",
                 reason="WrongEngine",

@@ -215,7 +215,8 @@ class Replica:
                 outcome = self._host.apply(entry)
             except Exception as error:
                 log.exception("store.apply_bug", index=entry.index, term=entry.term)
-                self.fail(Internal(f"applying entry {entry.index} failed: {error!r}", remedy="report this as a bug"))
+                bug = Internal(f"applying entry {entry.index} failed: {error!r}", remedy="report this as a bug")
+                self.fail(error if isinstance(error, CloudlessError) else bug)
                 return
             self._outcomes[entry.index] = outcome
             if len(self._outcomes) > OUTCOMES_MAX:

@@ -18,7 +18,7 @@ from cloudless.coordinator.wal.log import Log
 from cloudless.coordinator.wal.record import LogEntry
 from cloudless.coordinator.wal.single import COMMIT_INDEX
 from cloudless.coordinator.wal.snapshots import StoredSnapshot
-from cloudless.errors import Internal
+from cloudless.errors import CloudlessError, Internal
 
 SLICE_S: Final = 0.005  # then other tasks of the event loop get their turn
 READ_ENTRIES: Final = 1024
@@ -121,6 +121,9 @@ class Applying:
         self._reads.applied(self.index)
 
     def _fail(self, entry: LogEntry, error: Exception) -> None:
+        if isinstance(error, CloudlessError):  # it knows what it is: this member must not go on
+            self._on_bug(error)
+            return
         failure = Internal(f"applying entry {entry.index} failed: {error!r}", remedy="report this as a bug")
         failure.__cause__ = error
         self._on_bug(failure)

@@ -23,7 +23,7 @@ from cloudless.coordinator.raft.metrics import SNAPSHOT_SENT_BYTES, SNAPSHOTS_IN
 from cloudless.coordinator.wal.incoming import Incoming
 from cloudless.coordinator.wal.snapshots import StoredSnapshot
 from cloudless.coordinator.wal.storage import Storage
-from cloudless.errors import CloudlessError, Corrupt
+from cloudless.errors import CloudlessError, Corrupt, FailedPrecondition
 
 log = structlog.get_logger(__name__)
 
@@ -175,6 +175,8 @@ class Receiving:
                 effect = self._pieces.popleft()
                 try:
                     offset = await self._store(effect)
+                except FailedPrecondition:
+                    raise  # this member must not go on: see `StateHost.install`
                 except (CloudlessError, OSError, ValueError) as error:
                     log.warning("snapshot.not_stored", leader=effect.leader, index=effect.chunk.index, cause=str(error))
                     await self._discard()

@@ -40,24 +40,30 @@ class Machine(Protocol[S]):
         ...
 
     def apply(self, state: S, data: bytes, *, index: int, term: int) -> Applied[S]:
-        """Total and deterministic; never raises."""
+        """Total and deterministic. Raises CloudlessError only where this member must not go on at all."""
         ...
 
     def encode(self, state: S, *, index: int, term: int) -> bytes: ...
 
     def decode(self, data: bytes) -> tuple[S, int, int]:
-        """State, index and term. Raises Corrupt or ValueError."""
+        """State, index and term. Raises Corrupt or ValueError; any other CloudlessError as `apply` does."""
         ...
 
     def state_hash(self, state: S) -> str: ...
 
 
 class FabricMachine:
-    """The machine of `coordinator.core`. `trust_domain` is that of a new fabric; a stored one keeps its own. `schema`
-    is the newest of log entries that this member understands, writes and announces (`core.versions`)."""
+    """The machine of `coordinator.core`. `trust_domain` is that of a new fabric; a stored one keeps its own. `member`:
+    the coordinator whose machine it is. `schema` is the newest of log entries that it understands, writes and announces
+    (`core.versions`).
 
-    def __init__(self, trust_domain: str, *, schema: int = commands.SCHEMA) -> None:
+    `apply` and `decode` raise FailedPrecondition (CoordinatorTooOld) as soon as the fabric uses what this machine does
+    not understand, as it happens to a version that is older than the one before it: to pass over an entry that the
+    others applied would leave another state than theirs, in snapshots, too, where a newer version would find it."""
+
+    def __init__(self, trust_domain: str, *, member: str = "", schema: int = commands.SCHEMA) -> None:
         self._trust_domain = trust_domain
+        self._member = member
         self.schema = schema
 
     def empty(self) -> State:
@@ -70,13 +76,27 @@ class FabricMachine:
         return commands.encode(commands.Entry(commands.SCHEMA, request_id, issued_at_ms, actor, command))
 
     def apply(self, state: State, data: bytes, *, index: int, term: int) -> machine.Applied:
-        return machine.apply(state, data, index=index, term=term, known=self.schema)
+        applied = machine.apply(state, data, index=index, term=term, known=self.schema)
+        if applied.state.coordinators is not state.coordinators:
+            self._check_understood(applied.state)
+        return applied
 
     def encode(self, state: State, *, index: int, term: int) -> bytes:
         return snapshot.encode(state, index=index, term=term)
 
     def decode(self, data: bytes) -> tuple[State, int, int]:
-        return snapshot.decode(data)
+        decoded = snapshot.decode(data)
+        self._check_understood(decoded[0])
+        return decoded
 
     def state_hash(self, state: State) -> str:
         return snapshot.state_hash(state)
+
+    def _check_understood(self, state: State) -> None:
+        """Whoever proposes a newer command has seen every coordinator say that it understands it. So what they say
+        stands in the log before the first entry that this machine would have to pass over."""
+        own = state.coordinators.get(self._member)
+        if own is not None and own.removed:
+            return  # it ends for another reason
+        if (behind := versions.too_old(state, self._member, schema=self.schema)) is not None:
+            raise behind

@@ -14,7 +14,7 @@ from cloudless.api.v1 import control_pb2, control_pb2_grpc
 from cloudless.backup import BackupInfo, BackupWriter
 from cloudless.coordinator.core.commands import SCHEMA, AnnounceCoordinator, RemoveCoordinator
 from cloudless.coordinator.core.snapshot import state_hash
-from cloudless.coordinator.restoring import REVISION_GAP
+from cloudless.coordinator.restoring import PENDING_FILE, REVISION_GAP
 from cloudless.core.model import Role
 from cloudless.errors import (
     Conflict,
@@ -211,6 +211,19 @@ async def test_a_restored_fabric_goes_on_under_the_same_identity(tmp_path: Path)
     async with running_coordinator(tmp_path, store__engine="raft", data_dir=data_dir, id="c9") as again:
         assert sorted(name for _, name in again.state.workloads) == ["more", "web"]
         assert [event.type for event in again.state.events].count("cluster.restored") == 1
+
+
+async def test_a_fabric_of_several_is_restored_as_that_of_one_for_good(tmp_path: Path) -> None:
+    path, data_dir = tmp_path / "f.backup", tmp_path / "new"
+    async with running_coordinators(tmp_path / "old", 2) as old:
+        await old.members["c2"].put_workload("web", replicas=0)
+        await take(old.members["c2"], path)
+    backup.place(path, data_dir)
+    async with running_coordinator(tmp_path, store__engine="single", data_dir=data_dir, id="c9") as new:
+        await eventually(lambda: not (data_dir / PENDING_FILE).exists(), what="the old coordinators to be forgotten")
+        assert [name for name, record in new.state.coordinators.items() if not record.removed] == ["c9"]
+    async with running_coordinator(tmp_path, store__engine="single", data_dir=data_dir, id="c9") as again:
+        assert [name for _, name in again.state.workloads] == ["web"]
 
 
 async def test_a_fabric_of_three_is_restored_while_two_of_the_lost_ones_still_run(tmp_path: Path) -> None:

@@ -377,6 +377,28 @@ def test_who_is_older_than_the_log_is_told_so() -> None:
     assert refused.reason == "CoordinatorTooOld"
 
 
+def test_a_machine_that_is_older_than_the_log_stops() -> None:
+    def entry(command: c.Command) -> bytes:
+        return c.encode(c.Entry(2, "", 1, ALICE, command))
+
+    old, new = (FabricMachine("test.local", member="c1", schema=schema) for schema in (1, 2))
+    state, both = old.empty(), [announce("c1", schema=1), announce("c2")]
+    for index, command in enumerate(both, 1):
+        state = old.apply(state, entry(command), index=index, term=1).state
+    upgraded = entry(announce("c1", version="2.0"))
+    with pytest.raises(FailedPrecondition) as caught:
+        old.apply(state, upgraded, index=3, term=1)
+    assert caught.value.reason == "CoordinatorTooOld"
+    body = new.encode(new.apply(state, upgraded, index=3, term=1).state, index=3, term=1)
+    assert new.decode(body)[1] == 3
+    with pytest.raises(FailedPrecondition) as caught:
+        old.decode(body)
+    assert caught.value.reason == "CoordinatorTooOld"
+    # Removed, it ends for that reason.
+    removed = old.apply(state, entry(c.RemoveCoordinator("c1")), index=3, term=1)
+    assert removed.result.accepted
+
+
 async def test_the_store_asks_before_it_proposes(tmp_path: Path) -> None:
     store: Store[State] = await Store.open(
         tmp_path,
