@@ -154,7 +154,7 @@ def test_a_coordinator_may_say_anything(script: list[pb.ConnectResponse]) -> Non
             open_channel=channels.open,
             learn_coordinators=lambda addresses: None,
         )
-        link = Link(Script([pb.ConnectResponse(welcome={}), *script]), services)  # type: ignore[arg-type]
+        link = Link(Script([pb.ConnectResponse(welcome={}), *script]), services, on_doubt=lambda: None)  # type: ignore[arg-type]
         await link.greet()
         with contextlib.suppress(CloudlessError, ExceptionGroup):
             await link.run()
