@@ -21,6 +21,7 @@ from typing import Any, Final
 import structlog
 
 from cloudless.coordinator.raft.core.step import step
+from cloudless.coordinator.wal import collector
 from cloudless.testing.linearizability import Journal, Register, Undecided, check, narrowed
 from cloudless.testing.sim_raft.clients import Client, History
 from cloudless.testing.sim_raft.faults import Nemesis
@@ -221,17 +222,25 @@ def _drop(*_: Any) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No log lines, and no collections of garbage at odd moments: both would cost more than the simulation."""
+    """No log lines, and no collections of garbage at odd moments: both would cost more than the simulation. Nothing is
+    frozen either, as the store does with a large state: what is frozen is never collected."""
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), processors=[_drop])
-    collecting = gc.isenabled()
+    paused, collecting = collector.paused, gc.isenabled()
+    collector.paused = _nothing
     gc.disable()
     try:
         yield
     finally:
+        collector.paused = paused
         structlog.configure(**before)
         if collecting:
             gc.enable()
+
+
+@contextmanager
+def _nothing(**_: bool) -> Iterator[None]:
+    yield
 
 
 @contextmanager

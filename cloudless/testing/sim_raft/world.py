@@ -316,6 +316,9 @@ class _ProcessTransport(Transport):
     def refuse(self, members: frozenset[str]) -> None:
         self._transport.refuse(members)
 
+    def flush(self) -> None:
+        self._transport.flush()
+
     def backlog_bytes(self, to: str) -> int:
         return self._transport.backlog_bytes(to)
 
