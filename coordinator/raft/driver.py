@@ -307,33 +307,13 @@ class Driver:
             return
         if not self.writer.idle:
             if self._sent and self.state.role is Role.LEADER:
-                # What was sent leaves first, so that the others' disks work while this one does. A transport gathers
-                # what is sent in a turn of the loop, and the loop the writes of the next one.
-                self._loop.call_soon(self._loop.call_soon, self._flush)
-            else:
-                self.writer.flush()
+                self._transport.flush()  # first, so that the others' disks work while this one does
+            self.writer.flush()
+        if self._sent:
+            self._transport.flush()
         self.applying.run()
         self.timer.set(self.state.due_ms)
         self.duties.arm()
-
-    def _flush(self) -> None:
-        """The second half of a turn."""
-        if self._stopped:
-            return
-        self._in_turn = True
-        try:
-            self.writer.flush()
-            self.applying.run()
-            self.timer.set(self.state.due_ms)
-        except Exception as error:
-            self._on_bug(error)
-        except BaseException:
-            self.stop()
-            raise
-        finally:
-            self._in_turn = False
-        if self.proposals.waiting:
-            self.wake()
 
     def _step(self, event: events.Event) -> None:
         if self._stopped:
@@ -411,6 +391,7 @@ class Driver:
             released = [send for send in self._held if send.after <= number]
             self._held = [send for send in self._held if send.after > number]
             for send in released:
+                self._sent = True
                 self.replication.send(send)
         self._step(events.Persisted(number, last_index, last_term))
         self.cache.shrink(durable_index=self.writer.written_index)

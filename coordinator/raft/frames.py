@@ -77,7 +77,12 @@ class FrameConnection(asyncio.Protocol):
         self._out_bytes += _LENGTH_BYTES + len(message)
         if not self._flush_due and not self._paused:
             self._flush_due = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._flush_soon)
+
+    def flush(self) -> None:
+        """Hands what was sent to TLS now, not at the end of the turn."""
+        if self._out:
+            self._flush()
 
     async def first_frame(self) -> bytes:
         """The next frame, while nobody takes them. Raises FrameError, ConnectionError, OSError."""
@@ -200,8 +205,12 @@ class FrameConnection(asyncio.Protocol):
             at = start + length
         return at
 
-    def _flush(self) -> None:
+    def _flush_soon(self) -> None:
         self._flush_due = False
+        if self._out or self._finishing:
+            self._flush()
+
+    def _flush(self) -> None:
         transport, out = self._transport, self._out
         if transport is None or self.closed:
             return

@@ -91,6 +91,10 @@ class Transport(Protocol):
         """False: dropped, because there is no connection or too much waits on it already."""
         ...
 
+    def flush(self) -> None:
+        """What was sent in this turn of the event loop need not wait for its end. Never has to be called."""
+        ...
+
     def backlog_bytes(self, to: str) -> int:
         """What waits to be sent to it; 0 where there is no connection."""
         ...

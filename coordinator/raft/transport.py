@@ -139,6 +139,11 @@ class TlsTransport:
         _SENT.inc(len(data))
         return True
 
+    def flush(self) -> None:
+        for peer in self._peers.values():
+            if peer.connection is not None:
+                peer.connection.flush()
+
     def backlog_bytes(self, to: str) -> int:
         peer = self._peers.get(to)
         return peer.connection.backlog_bytes if peer is not None and peer.connection is not None else 0

@@ -17,6 +17,7 @@ import structlog
 
 from cloudless.coordinator.engine import RunBlocking
 from cloudless.coordinator.wal.log import Log
+from cloudless.coordinator.wal.pace import Pace
 from cloudless.coordinator.wal.record import HardState, LogEntry
 from cloudless.errors import DiskFull
 
@@ -25,12 +26,11 @@ log = structlog.get_logger(__name__)
 GROUP_ENTRIES_MAX: Final = 4096
 GROUP_BYTES_MAX: Final = 8 * 2**20
 
-# As in `wal.single`: a thread costs a small group about a third of its latency, and a slow disk must not hold the event
-# loop. Messages of the other members wait for an inline sync as well, so the bound is about what building them costs.
+# What is written on the event loop (see `wal.pace`). Messages of the other members wait meanwhile, so the bound is about
+# what building them costs.
 INLINE_SYNC_S: Final = 0.001
 INLINE_ENTRIES_MAX: Final = 128
 INLINE_BYTES_MAX: Final = 64 * 2**10
-_FADE: Final = 0.9
 
 RETRY_S: Final = 0.05
 RETRY_S_MAX: Final = 1.0
@@ -81,7 +81,7 @@ class Writer:
         self._full: DiskFull | None = None
         self._retry_s = RETRY_S
         self._retry: asyncio.TimerHandle | None = None
-        self._slowest_s = INLINE_SYNC_S * 4
+        self._pace = Pace(INLINE_SYNC_S)
         self._stopped = False
 
     @property
@@ -136,11 +136,10 @@ class Writer:
             group = self._group = self._next_group()
             count = sum(len(write.entries) for write in group)
             size = sum(write.size_bytes for write in group)
-            self._slowest_s = max(self._slowest_s * _FADE, self._wal.last_sync_s)
             inline = (
                 count <= INLINE_ENTRIES_MAX
                 and size <= INLINE_BYTES_MAX
-                and self._slowest_s <= INLINE_SYNC_S
+                and self._pace.quick
                 and group[0].work is None
             )
             self._busy = True
@@ -204,6 +203,7 @@ class Writer:
 
     def _done(self) -> None:
         self._busy = False
+        self._pace.took(self._wal.last_sync_s)
         self._retry_s = RETRY_S
         full, self._full = self._full, None
         self._report()

@@ -12,6 +12,7 @@ from prometheus_client import Gauge, Histogram
 
 from cloudless.coordinator.engine import Committed, EngineParts, EngineStatus, MemberStatus, StateHost
 from cloudless.coordinator.wal import record
+from cloudless.coordinator.wal.pace import Pace
 from cloudless.coordinator.wal.record import HardState, LogEntry
 from cloudless.coordinator.wal.snapshots import StoredSnapshot
 from cloudless.coordinator.wal.storage import Storage
@@ -45,12 +46,10 @@ GROUP_BYTES_MAX = 8 * 2**20
 ENTRY_BYTES_MAX = 16 * 2**20
 assert ENTRY_BYTES_MAX <= record.PAYLOAD_BYTES_MAX
 
-# A thread costs a small group about a third of its latency, and a slow disk must not hold the event loop. So small
-# groups are synced on the event loop while the slowest of the recent syncs (which fades by 5 % a group) was fast.
+# Small groups are written on the event loop while that does not hold it up (see `wal.pace`).
 INLINE_SYNC_S = 0.0005
 INLINE_ENTRIES_MAX = 8
 INLINE_BYTES_MAX = 32 * 2**10
-_FADE = 0.95
 
 APPLY_SLICE_S = 0.005  # then other tasks of the event loop get their turn
 
@@ -100,7 +99,7 @@ class SingleEngine:
         self._held_bytes = 0
         self._flushing = False  # a flush is scheduled or under way
         self._applying = False
-        self._slowest_s = INLINE_SYNC_S * 4
+        self._pace = Pace(INLINE_SYNC_S)
         self._idle: asyncio.Event = asyncio.Event()
         self._idle.set()
         self._saving = asyncio.Lock()
@@ -210,8 +209,7 @@ class SingleEngine:
             self._settle()
             return
         size = sum(len(pending.data) for pending in group)
-        self._slowest_s = max(self._slowest_s * _FADE, self._wal.last_sync_s)
-        if len(group) <= INLINE_ENTRIES_MAX and size <= INLINE_BYTES_MAX and self._slowest_s <= INLINE_SYNC_S:
+        if len(group) <= INLINE_ENTRIES_MAX and size <= INLINE_BYTES_MAX and self._pace.quick:
             try:
                 self._write(group)
             except Exception as error:
@@ -264,6 +262,7 @@ class SingleEngine:
     # After the disk
 
     def _committed(self, group: list[_Pending]) -> None:
+        self._pace.took(self._wal.last_sync_s)
         self._durable.extend(group)
         self._commit_index = self._wal.last_index
         COMMIT_INDEX.set(self._commit_index)
