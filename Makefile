@@ -6,6 +6,7 @@ SEEDS ?= 20
 RAFT_SEEDS ?= 1000
 SEED ?=
 ONLY ?=
+COORDINATORS ?= 1
 
 .PHONY: help demo demo-down test lint sim soak chaos bench docs proto clean setup-dev
 
@@ -15,9 +16,9 @@ help: ## Show this list
 setup-dev:
 	@scripts/setup --dev --system
 
-demo: ## A working fabric on this machine: a coordinator, three agents, a running workload
+demo: ## A working fabric on this machine: a coordinator, three agents, a running workload [COORDINATORS=3]
 	@scripts/setup --system
-	@$(PY) -m cloudless.dev.demo up
+	@$(PY) -m cloudless.dev.demo up --coordinators $(COORDINATORS)
 
 demo-down: ## Remove everything that `make demo` made
 	@scripts/setup

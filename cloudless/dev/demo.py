@@ -1,8 +1,8 @@
 """`make demo`: a working fabric on this machine, from nothing. `make demo-down`: no trace of it.
 
-Everything is under `.demo/` of the checkout: one coordinator, three agents with identities, zones, containerd
-namespaces, bridges and cgroups of their own, and a private containerd. Where containers are impossible (no root, no
-containerd), the same fabric runs plain sandboxed processes, and says so.
+Everything is under `.demo/` of the checkout: one coordinator (three with `make demo COORDINATORS=3`), three agents with
+identities, zones, containerd namespaces, bridges and cgroups of their own, and a private containerd. Where containers
+are impossible (no root, no containerd), the same fabric runs plain sandboxed processes, and says so.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -76,11 +76,12 @@ def fabric() -> LocalFabric:
     )
 
 
-def up() -> int:
+def up(coordinators: int) -> int:
     progress = Progress()
     reason = containerd.missing()
     local = fabric()
-    print(f"Cloudless demo: a coordinator and {len(_AGENTS)} agents under {DIRECTORY.name}/")
+    control = "a coordinator" if coordinators == 1 else f"{coordinators} coordinators"
+    print(f"Cloudless demo: {control} and {len(_AGENTS)} agents under {DIRECTORY.name}/")
     if local.alive("coordinator"):
         print("  -- it runs already: what is missing is started again, nothing else changes")
     if reason:
@@ -90,6 +91,9 @@ def up() -> int:
             containerd.PrivateContainerd(DIRECTORY / "containerd").start()
     with progress.step("coordinator: certificate authority, log, admin context"):
         local.start_coordinator()
+    if coordinators > 1:
+        with progress.step(f"{coordinators - 1} more, which join with tokens until all vote"):
+            local.start_coordinators(coordinators)
     with progress.step("agents: join tokens, certificates, sessions"):
         for plan in _AGENTS:
             local.start_agent(plan)
@@ -162,8 +166,8 @@ def down() -> int:
     with progress.step("containers, networks, cgroups"):
         for plan in _AGENTS:
             local.purge_agent(plan)
-    with progress.step("coordinator"):
-        local.stop("coordinator")
+    with progress.step("coordinators"):
+        local.stop_together([local.coordinator_process(name) for name in reversed(local.coordinators())])
     if not containerd.missing():
         with progress.step("private containerd"):
             containerd.PrivateContainerd(DIRECTORY / "containerd").stop(remove=True)
@@ -174,9 +178,10 @@ def down() -> int:
 def main() -> int:
     parser = argparse.ArgumentParser("demo", description=__doc__)
     parser.add_argument("verb", choices=("up", "down"))
-    verb: Callable[[], int] = {"up": up, "down": down}[parser.parse_args().verb]
+    parser.add_argument("--coordinators", type=int, choices=(1, 3, 5), default=1, help="how many, of `up`")
+    options = parser.parse_args()
     try:
-        return verb()
+        return up(options.coordinators) if options.verb == "up" else down()
     except (CloudlessError, containerd.ContainerdFailed, OSError, json.JSONDecodeError) as error:
         print(f"\nerror: {error}", file=sys.stderr)
         print(f"hint: the logs are under {DIRECTORY}/logs; `make demo-down` cleans up", file=sys.stderr)

@@ -122,11 +122,14 @@ def _ask(app: App, address: str) -> Asked:
 
 def _reachable(asked: list[Asked]) -> list[Finding]:
     found = []
+    views = [view.coordinator for one in asked if one.status is not None for view in one.status.coordinators]
+    ids = {address: known.id for known in views for address in known.api_addresses}
     for one in asked:
         if one.error is not None:
             remedy = "start it, or check the way to it; if its disk is lost, remove it and add one under a new id"
             cause = one.error.message
             text = cause if one.address in cause else f"{one.address}: {cause}"
+            text = f"{ids[one.address]}: {text}" if one.address in ids else text
             found.append(Finding(PROBLEM, "reachable", text, remedy))
     names = ", ".join(sorted(one.status.coordinator_id for one in asked if one.status is not None))
     if names:

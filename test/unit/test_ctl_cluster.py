@@ -209,7 +209,7 @@ def test_the_doctor_names_what_does_not_answer_and_what_that_means(ctl: Ctl, tmp
         controls["c3"].__exit__()
         code, out = doctor(ctl)
         assert code == 1
-        assert f"problem:  reachable: no coordinator answers at {controls['c3'].address}" in out
+        assert f"problem:  reachable: c3: no coordinator answers at {controls['c3'].address}" in out
         assert "one more loss stops writes" in out
         controls["c2"].__exit__()
         code, out = doctor(ctl)
