@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from cloudless.testing.sim_raft.profile import EVERY_WRITE
 from cloudless.testing.sim_raft.scenario import run_seed
 
 SEEDS = int(os.environ.get("SIM_RAFT_SEEDS", "40"))
@@ -27,6 +29,17 @@ def hold(seeds: range | tuple[int, ...]) -> None:
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
 def test_nothing_acknowledged_is_lost_under_any_fault(first: int) -> None:
     hold(range(first, min(first + CHUNK, SEEDS)))
+
+
+@pytest.mark.parametrize("first", range(1, 241, 60))
+def test_the_power_may_go_in_every_write(first: int) -> None:
+    """Each operation of one member's disk is the last one once: entries, votes, segments, snapshots, compaction."""
+    cuts = 0
+    for number in range(first, first + 60):
+        outcome = run_seed(number % 7, profile=replace(EVERY_WRITE, cut_in_write=number))
+        assert not outcome.violation, f"cut in write {number}: {outcome.violation}"
+        cuts += outcome.counts["power cut in a write"]
+    assert cuts >= 60
 
 
 def test_seeds_that_found_something_once() -> None:

@@ -40,7 +40,8 @@ class Profile:
     """`faults`: weights by name. `pause_s`: the mean time between two of them. `think_s`: the mean time that a client
     lets pass between two operations, `bursts` how often it makes several at once. `grow`: begins with one member, to
     which the others are added. Rates of the network are chances for each message, all the time; the fault "lossy" makes
-    them worse for a while."""
+    them worse for a while. `cut_in_write`: the power of the first member goes in this operation of its disk, and soon
+    after it came back once more."""
 
     members: int = 3
     grow: bool = False
@@ -63,6 +64,22 @@ class Profile:
     late: float = 0.0
     skewed: bool = False
     through_wire: bool = False
+    cut_in_write: int = 0
+
+
+# To sweep `cut_in_write` over: everything that a disk is asked to do happens within a second.
+EVERY_WRITE: Final = Profile(
+    safety_s=1.2,
+    faults=(("transfer", 1.0),),
+    pause_s=0.5,
+    think_s=0.03,
+    reads=0.2,
+    bursts=0.1,
+    snapshot_entries=10,
+    segment_bytes=700,
+    heartbeat_ms=60,
+    election_ms=150,
+)
 
 
 def draw(rng: random.Random) -> Profile:

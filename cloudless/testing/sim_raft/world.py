@@ -94,6 +94,8 @@ class World:
                 )
                 wal.append([LogEntry(1, 1, data)], hard_state=HardState(1))
                 wal.close()
+        if self.profile.cut_in_write:
+            first[0].disk.cut_power_at = first[0].disk.operations + self.profile.cut_in_write
         for member in first:
             member.start()
 
@@ -265,6 +267,8 @@ class SimMember:
 
     def _powered_again(self) -> None:
         self.disk.power_cut()
+        if self._world.profile.cut_in_write and self._lives == 1:
+            self.disk.cut_power_at = self.disk.operations + self.rng.randint(1, 20)  # also while it recovers
         self.start_later(self.rng.choice((0.05, 0.3, 1.0)))
 
     def _dead(self) -> None:
