@@ -26,8 +26,8 @@ log = structlog.get_logger(__name__)
 GROUP_ENTRIES_MAX: Final = 4096
 GROUP_BYTES_MAX: Final = 8 * 2**20
 
-# What is written on the event loop (see `wal.pace`). Messages of the other members wait meanwhile, so the bound is about
-# what building them costs.
+# Bounds of what is written on the event loop (see `wal.pace`). Messages of the other members wait meanwhile, so these are
+# about what building it costs.
 INLINE_SYNC_S: Final = 0.001
 INLINE_ENTRIES_MAX: Final = 128
 INLINE_BYTES_MAX: Final = 64 * 2**10
@@ -137,10 +137,7 @@ class Writer:
             count = sum(len(write.entries) for write in group)
             size = sum(write.size_bytes for write in group)
             inline = (
-                count <= INLINE_ENTRIES_MAX
-                and size <= INLINE_BYTES_MAX
-                and self._pace.quick
-                and group[0].work is None
+                count <= INLINE_ENTRIES_MAX and size <= INLINE_BYTES_MAX and self._pace.quick and group[0].work is None
             )
             self._busy = True
             if not inline:
