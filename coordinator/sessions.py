@@ -50,6 +50,7 @@ log = structlog.get_logger(__name__)
 HELLO_TIMEOUT_MS = 10_000
 _LOOP_RESTART_DELAY_S = 1.0
 _LEADER_KEPT_MS = 100
+_STALE_MS_MIN = 5_000  # coordinators may pause where heartbeats are quick
 
 SESSIONS = Gauge("cloudless_sessions", "Agents connected to this coordinator.")
 SESSIONS_ENDED = Counter("cloudless_sessions_ended_total", "Sessions that ended, by cause.", ["cause"])
@@ -117,7 +118,9 @@ class SessionHub:
         self._sessions: dict[str, AgentSession] = {}
         interval_ms = config.heartbeat_interval_ms
         self._announcer = Announcer(self._sessions, clock, interval_ms=interval_ms)
-        self._observations = Observations(clock, self, stale_ms=interval_ms * (config.heartbeat_misses + 1))
+        self._observations = Observations(
+            clock, self, stale_ms=max(interval_ms * (config.heartbeat_misses + 1), _STALE_MS_MIN)
+        )
         self._observer = Observer(self._observations, self._peers, interval_ms=interval_ms, jitter=jitter)
         self._leader, self._leader_known_until_ms = "", 0
         self._tasks: list[asyncio.Task[None]] = []

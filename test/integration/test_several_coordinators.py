@@ -35,7 +35,7 @@ DEVICE = to_proto(
 
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    async with running_coordinators(tmp_path, 3, session__heartbeat_interval_ms=200) as running:
+    async with running_coordinators(tmp_path, 3, session__heartbeat_interval_ms=500) as running:
         yield running
 
 
