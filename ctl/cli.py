@@ -46,7 +46,9 @@ def _common() -> list[click.Option]:
         click.Option(["--config", "config_file"], metavar="FILE", help="Contexts file.  [env: CLOUDLESS_CONFIG]"),
         click.Option(["-n", "--namespace"], metavar="NAME", help="Namespace.  [env: CLOUDLESS_NAMESPACE]"),
         click.Option(["--request-timeout"], metavar="DURATION", help="Time for one request.  [default: 30s]"),
-        click.Option(["--stale"], is_flag=True, default=None, help="Read what one coordinator has, also without a leader."),
+        click.Option(
+            ["--stale"], is_flag=True, default=None, help="Read what one coordinator has, without the leader."
+        ),
         click.Option(["-v", "--verbose"], is_flag=True, default=None, help="Show each call on stderr."),
         click.Option(["--debug"], is_flag=True, default=None, hidden=True, help="Write crashes to a file."),
     ]

@@ -114,7 +114,8 @@ class Client:
                     raise
                 if refusal is not None and not write:
                     raise self._unreachable(refusal) from None
-                raise self._late(method, self._clock.monotonic_ms() - started_ms, write=write) from None
+                waited_ms = self._clock.monotonic_ms() - started_ms
+                raise self._late(method, waited_ms, write=write, said=refusal) from None
             except Unauthenticated as raised:
                 now_ms = self._clock.monotonic_ms()
                 left_ms = deadline_ms - now_ms
@@ -314,11 +315,13 @@ class Client:
         if self._trace is not None:
             self._trace(f"# {text} {self._clock.monotonic_ms() - started_ms} ms")
 
-    def _late(self, method: str, waited_ms: int, *, write: bool) -> DeadlineExceeded:
+    def _late(self, method: str, waited_ms: int, *, write: bool, said: Unavailable | None = None) -> DeadlineExceeded:
+        """`said`: what a coordinator answered meanwhile."""
         unknown = "whether it was done is not known: look, then repeat it if needed; " if write else ""
+        cause = None if said is None or was_never_sent(said) else said
         return DeadlineExceeded(
-            f"{method} was not answered within {max(waited_ms, 1) / 1000:.3g} s",
-            reason="NotAnswered",
+            f"{method} was not answered within {max(waited_ms, 1) / 1000:.3g} s{f': {cause.message}' if cause else ''}",
+            reason=cause.reason if cause else "NotAnswered",
             remedy=f"{unknown}--request-timeout gives it more time",
         )
 

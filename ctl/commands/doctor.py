@@ -131,9 +131,9 @@ def _reachable(asked: list[Asked]) -> list[Finding]:
             text = cause if one.address in cause else f"{one.address}: {cause}"
             text = f"{ids[one.address]}: {text}" if one.address in ids else text
             found.append(Finding(PROBLEM, "reachable", text, remedy))
-    names = ", ".join(sorted(one.status.coordinator_id for one in asked if one.status is not None))
+    names = sorted(one.status.coordinator_id for one in asked if one.status is not None)
     if names:
-        found.insert(0, Finding(OK, "reachable", f"{names} answer"))
+        found.insert(0, Finding(OK, "reachable", f"{', '.join(names)} answer{'s' if len(names) == 1 else ''}"))
     return found
 
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,7 +43,13 @@ def client(control: FakeControl) -> Iterator[Client]:
     made.close()
 
 
-def make(control: FakeControl, *, timeout_ms: int = 5_000, addresses: tuple[str, ...] = ()) -> Client:
+def make(
+    control: FakeControl,
+    *,
+    timeout_ms: int = 5_000,
+    addresses: tuple[str, ...] = (),
+    sleep: Callable[[float], None] = lambda _: None,
+) -> Client:
     ids = iter(range(1000))
     return Client(
         addresses or (control.address,),
@@ -52,7 +58,7 @@ def make(control: FakeControl, *, timeout_ms: int = 5_000, addresses: tuple[str,
         timeout_ms=timeout_ms,
         open_channel=lambda address: control.open_channel() if address == control.address else dead(address),
         new_request_id=lambda: f"id-{next(ids)}",
-        sleep=lambda seconds: None,
+        sleep=sleep,
     )
 
 
@@ -122,6 +128,18 @@ def test_an_answer_that_does_not_come_is_a_timeout(control: FakeControl, write: 
         client.call("Node", "ListNodes", control_pb2.ListNodesRequest(), write=write)
     assert ("not known" in late.value.remedy) is write
     stalled.set()
+    client.close()
+
+
+def test_a_write_that_took_too_long_says_what_it_waited_for(control: FakeControl) -> None:
+    stalled: list[threading.Event] = []
+    client = make(control, timeout_ms=300, sleep=lambda _: stalled.append(control.stall("CreateToken")))
+    control.fail("CreateToken", Unavailable("no coordinator leads", reason="NoLeader"))
+    with pytest.raises(DeadlineExceeded, match=r"not answered within .* s: no coordinator leads") as late:
+        create(client)
+    assert late.value.reason == "NoLeader"
+    assert "not known" in late.value.remedy
+    stalled[0].set()
     client.close()
 
 

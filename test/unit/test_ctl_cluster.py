@@ -62,6 +62,14 @@ def test_status_without_a_leader_says_what_that_means(ctl: Ctl, control: FakeCon
     assert "no writes until a majority" in ctl("cluster", "status").out
 
 
+@pytest.mark.parametrize("words", [("get", "nodes", "--stale"), ("--stale", "get", "nodes")])
+def test_stale_reads_need_no_leader(ctl: Ctl, control: FakeControl, words: tuple[str, ...]) -> None:
+    assert ctl(*words).code == 0
+    assert ctl("get", "nodes").code == 0
+    asked = [metadata.get("cloudless-consistency") for method, _, metadata in control.calls if method == "ListNodes"]
+    assert asked == ["stale", None]
+
+
 def test_add_prints_the_token_alone_on_stdout(ctl: Ctl) -> None:
     made = ctl("cluster", "add", "c4")
     assert (made.code, made.out) == (0, "a.b.c\n")
