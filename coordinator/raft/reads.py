@@ -9,7 +9,7 @@ from typing import Final
 from cloudless.coordinator.raft.proposals import copy_of, no_leader
 from cloudless.errors import CloudlessError
 
-PATIENCE_S: Final = 10.0
+PATIENCE_S: Final = 5.0  # for a leader: longer than any election on good links takes
 RETRY_S: Final = 0.02  # after "no leader could confirm it"
 ASK_AGAIN_S: Final = 1.0  # where no answer came at all
 
