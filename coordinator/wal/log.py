@@ -156,7 +156,6 @@ class Log:
 
     def _resume(self, segment: Segment) -> None:
         """Makes the newest segment the one that is written; what survived in it is made durable first."""
-        self._file = self._filesystem.open_append(segment.path)
         self._sequence = segment.head.sequence
         self._size = segment.end
         if segment.torn is not None:
@@ -168,9 +167,35 @@ class Log:
                 cause=segment.torn.why,
                 last_index=self.last_index,
             )
-            self._file.truncate(segment.end)
+        self._file = self._written_anew(segment)
+        if self._file is None:
+            self._file = self._filesystem.open_append(segment.path)
+            if segment.torn is not None:
+                self._file.truncate(segment.end)
         self._synced = -1
         self.sync()
+
+    def _written_anew(self, segment: Segment) -> AppendFile | None:
+        """The segment's good bytes in another file of its name. After a sync that failed under the process before, the
+        system's cache shows bytes that are not on the disk, and no later sync writes them (fsyncgate, LWN 752063):
+        nothing may rest on them. None: there is no room for it; then the file stays as it is."""
+        temporary = segment.path.with_suffix(TEMPORARY)
+        file: AppendFile | None = None
+        try:
+            file = self._filesystem.open_append(temporary)
+            file.append(self._filesystem.read(segment.path, length=segment.end))
+            file.sync()
+            self._filesystem.rename(temporary, segment.path)
+            self._filesystem.fsync_dir(self._directory)
+        except OSError as error:
+            if file is not None:
+                file.close()
+            if error.errno not in NO_SPACE:
+                raise self._fail("write anew the newest segment of", error) from error
+            if temporary.name in self._filesystem.list_names(self._directory):
+                self._filesystem.unlink(temporary)
+            return None
+        return file
 
     # Reading
 

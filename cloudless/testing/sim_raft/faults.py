@@ -164,7 +164,8 @@ class Nemesis:
         member.disk.capacity_bytes = None
 
     async def failing_disk(self) -> None:
-        """Writes get lost under a sync that says so. Its page cache lies from then on: the machine is started anew."""
+        """Writes get lost under a sync that says so. The page cache goes on showing them, also to the next process,
+        unless the machine is started anew."""
         if not (member := self._any_up()):
             return
         life = member.process
@@ -174,8 +175,9 @@ class Nemesis:
             if member.process is not life:
                 break
         member.disk.fail_syncs(0)
-        member.power_off()
-        member.start_later(self._a_while())
+        if self._rng.random() < 0.3:
+            member.power_off()
+            member.start_later(self._a_while())
 
     # Network
 
