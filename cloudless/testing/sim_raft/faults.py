@@ -157,7 +157,8 @@ class Nemesis:
         member.disk.sync_delay_s = None
 
     async def full_disk(self) -> None:
-        if not (member := self._any_up()):
+        member = self._any_up()
+        if member is None or member.cache_lies:
             return
         member.disk.capacity_bytes = member.disk.used_bytes() + self._rng.choice((0, 100, 500, 4000))
         await asyncio.sleep(self._a_while())
@@ -165,17 +166,20 @@ class Nemesis:
 
     async def failing_disk(self) -> None:
         """Writes get lost under a sync that says so. The page cache goes on showing them, also to the next process,
-        unless the machine is started anew."""
+        unless the machine is started anew. The log repairs that when it is opened, for which it needs room: a full disk
+        as well is more than it promises to get over."""
         if not (member := self._any_up()):
             return
         life = member.process
+        full = member.disk.capacity_bytes is not None
+        member.cache_lies = True
         member.disk.fail_syncs(1)
         for _ in range(100):
             await asyncio.sleep(0.02)
             if member.process is not life:
                 break
         member.disk.fail_syncs(0)
-        if self._rng.random() < 0.3:
+        if full or self._rng.random() < 0.3:
             member.power_off()
             member.start_later(self._a_while())
 

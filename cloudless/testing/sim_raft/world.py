@@ -148,6 +148,7 @@ class SimMember:
     def __init__(self, world: World, name: str, rng: random.Random) -> None:
         self.name = name
         self.gone = False
+        self.cache_lies = False  # a sync failed since the machine was started
         self.process: Process | None = None
         self.store: Store[Registers] | None = None
         self.engine: Engine | None = None
@@ -249,6 +250,7 @@ class SimMember:
         if self.process is not None:
             self._dead()
         self.disk.power_cut()
+        self.cache_lies = False
 
     def wipe(self) -> None:
         """The disk is lost, the id with it."""
@@ -267,6 +269,7 @@ class SimMember:
 
     def _powered_again(self) -> None:
         self.disk.power_cut()
+        self.cache_lies = False
         if self._world.profile.cut_in_write and self._lives == 1:
             self.disk.cut_power_at = self.disk.operations + self.rng.randint(1, 20)  # also while it recovers
         self.start_later(self.rng.choice((0.05, 0.3, 1.0)))
