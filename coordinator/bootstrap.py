@@ -115,8 +115,8 @@ def check_log(config: CoordinatorConfig) -> None:
         raise Corrupt(
             f"{log_directory(config)} is gone, and with it what this coordinator has acknowledged",
             reason="LogMissing",
-            remedy="where there are other coordinators: empty the data folder and add this one under a new id with "
-            "`cloudlessctl cluster add`; else restore a backup",
+            remedy="where there are other coordinators: remove this one, empty the data folder, and add it under a new "
+            "id with `cloudlessctl cluster add`; else restore a backup",
         )
 
 

@@ -1,8 +1,8 @@
 """`cloudless-coordinator`: reads the settings, puts the parts together, runs until it is told to stop.
 
 Exit codes: 0 stopped in good order; 1 failed; 2 bad settings; 3 an address is in use; 4 the data folder is in use;
-5 stored data is damaged; 6 this coordinator was removed from the fabric. The log's last line says which, and what to
-do.
+5 stored data is damaged or gone; 6 this coordinator was removed from the fabric. The log's last line says which, and
+what to do.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def exit_code(error: CloudlessError) -> int:
         return EXIT_DIRECTORY_IN_USE
     if error.reason in ("MemberRemoved", "CoordinatorRemoved"):
         return EXIT_REMOVED
-    if isinstance(error, Corrupt):
+    if isinstance(error, Corrupt) or error.reason == "MemberLostDisk":
         return EXIT_DAMAGED
     return EXIT_SETTINGS if isinstance(error, InvalidArgument) else EXIT_FAILED
 

@@ -48,18 +48,26 @@ class MemberRefusals:
         self._coordinator_id = coordinator_id
         self._clock = clock
         self._recorded_at_ms: deque[int] = deque(maxlen=EVENTS_PER_MINUTE_MAX)  # monotonic
+        self._repeated: dict[tuple[str, str, str], int] = {}  # when this one was recorded for this reason
         self._passed_over = 0
         self._waiting: asyncio.Queue[Refusal] = asyncio.Queue(EVENTS_PER_MINUTE_MAX)
 
     def refused(self, *, peer: str, who: str, reason: str, detail: str) -> None:
-        """Counts it; records it, unless too many were in the last minute."""
+        """Counts it; records it, unless the same was in the last minute, as one who goes on knocking makes it, or too
+        many were."""
         REFUSED.labels(reason).inc()
         now_ms = self._clock.monotonic_ms()
         times = self._recorded_at_ms
+        same = (peer.rpartition(":")[0], who, reason)
+        if now_ms - self._repeated.get(same, -_MINUTE_MS) < _MINUTE_MS:
+            self._passed_over += 1
+            return
         if (len(times) == times.maxlen and now_ms - times[0] < _MINUTE_MS) or self._waiting.full():
             self._passed_over += 1
             return
         times.append(now_ms)
+        self._repeated = {key: at_ms for key, at_ms in self._repeated.items() if now_ms - at_ms < _MINUTE_MS}
+        self._repeated[same] = now_ms
         log.warning("security.member_refused", peer=peer, who=who, reason=reason, detail=detail, more=self._passed_over)
         self._waiting.put_nowait(Refusal(peer, who, reason, detail, self._passed_over))
         self._passed_over = 0

@@ -64,7 +64,7 @@ def restore_if_asked(config: CoordinatorConfig) -> BackupInfo | None:
     else is made in it.
 
     Raises Corrupt, DiskFull, OSError; FailedPrecondition: DataDirNotEmpty, BackupTooNew, RestoreNotSupported;
-    InvalidArgument (WrongTrustDomain). The folder is as it was then.
+    InvalidArgument: WrongTrustDomain, CoordinatorIdUsed. The folder is as it was then.
     """
     data_dir = config.data_dir
     if (data_dir / _WHOLE).exists():
@@ -84,21 +84,23 @@ def restore_if_asked(config: CoordinatorConfig) -> BackupInfo | None:
                 reason="WrongTrustDomain",
                 remedy=f"set identity.trust_domain to {info.trust_domain}",
             )
-        restore(data_dir / REQUEST_FILE, data_dir)
+        restore(data_dir / REQUEST_FILE, data_dir, coordinator_id=config.id)
     pending = data_dir / PENDING_FILE
     return backup.decode_header(pending.read_bytes()) if pending.exists() else None
 
 
-def restore(path: Path, data_dir: Path) -> BackupInfo:
-    """Makes an empty data folder that of a new fabric, which continues the backup at `path`. Blocks. See the module.
+def restore(path: Path, data_dir: Path, *, coordinator_id: str) -> BackupInfo:
+    """Makes an empty data folder that of a new fabric, which continues the backup at `path` with this one coordinator.
+    Blocks. See the module.
 
-    Raises Corrupt (nothing of it was used), FailedPrecondition (DataDirNotEmpty, BackupTooNew), DiskFull, OSError.
+    Raises Corrupt (nothing of it was used), FailedPrecondition (DataDirNotEmpty, BackupTooNew), InvalidArgument
+    (CoordinatorIdUsed), DiskFull, OSError.
     """
     backup.refuse_used(data_dir, except_for=frozenset({REQUEST_FILE, _LOCK, _DRAFT}))
     draft = data_dir / _DRAFT
     shutil.rmtree(draft, ignore_errors=True)
     try:
-        info = _extract(path, draft)
+        info = _extract(path, draft, coordinator_id)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
@@ -113,7 +115,7 @@ def restore(path: Path, data_dir: Path) -> BackupInfo:
     return info
 
 
-def _extract(path: Path, draft: Path) -> BackupInfo:
+def _extract(path: Path, draft: Path, coordinator_id: str) -> BackupInfo:
     info = backup.extract(path, draft)
     if info.schema > SCHEMA:
         raise FailedPrecondition(
@@ -133,6 +135,13 @@ def _extract(path: Path, draft: Path) -> BackupInfo:
         # Read and written once more: what is restored is what this version understands of it.
         if states.state_hash(state) != info.state_hash:
             raise _unusable(path, "this version does not understand all of its state")
+        known = state.coordinators.get(coordinator_id)
+        if known is not None and known.removed:
+            raise InvalidArgument(
+                f"a coordinator {coordinator_id} was removed from this fabric; its id is never used again",
+                reason="CoordinatorIdUsed",
+                remedy="set id to one that this fabric has never had",
+            )
         index = info.index + REVISION_GAP
         body = states.encode(state, index=index, term=info.term)
     Snapshots(OsFilesystem(), draft / LOG / "snapshots").save(StoredSnapshot(index, info.term, body))

@@ -68,7 +68,8 @@ def restore(app: App, path: Path, directory: Path | None, check: bool) -> None:
     _say(app, path, info)
     if directory is not None:
         app.print(
-            f"start it with: cloudless-coordinator --data-dir {directory} --identity-trust-domain {info.trust_domain}"
+            f"start it with: cloudless-coordinator --id NEW_ID --data-dir {directory} "
+            f"--identity-trust-domain {info.trust_domain}"
         )
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from cloudless.api.v1 import raft_pb2
-from cloudless.coordinator.main import EXIT_FAILED, EXIT_REMOVED
+from cloudless.coordinator.main import EXIT_DAMAGED, EXIT_REMOVED
 from cloudless.dev.fabric import LocalFabric
 from cloudless.identity.credentials import Credentials
 from cloudless.identity.spiffe import COORDINATOR, NODE
@@ -143,7 +143,7 @@ def test_one_that_lost_its_disk_is_replaced(operator):
         operator.writers.wait_for_more()
         # Started again with its settings of the first time, a token among them: it must not begin as if nothing was.
         fabric.spawn_coordinator(lost)
-        assert fabric.wait_ended(process) == EXIT_FAILED
+        assert fabric.wait_ended(process) == EXIT_DAMAGED
         said = last_words(fabric, lost)
         assert said["reason"] == "MemberLostDisk"
         assert "cloudlessctl cluster add" in said["remedy"]

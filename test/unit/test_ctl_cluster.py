@@ -127,7 +127,7 @@ def test_restore_checks_and_places_the_file(ctl: Ctl, tmp_path: Path) -> None:
     assert "every byte is right" in ctl("cluster", "restore", str(path), "--check").out
     placed = ctl("cluster", "restore", str(path), "--data-dir", str(data))
     assert placed.code == 0, placed.err
-    assert f"cloudless-coordinator --data-dir {data} --identity-trust-domain test" in placed.out
+    assert f"cloudless-coordinator --id NEW_ID --data-dir {data} --identity-trust-domain test" in placed.out
     assert (data / backup.REQUEST_FILE).read_bytes() == path.read_bytes()
     assert stat.S_IMODE(data.stat().st_mode) == 0o700
     again = ctl("cluster", "restore", str(path), "--data-dir", str(data))

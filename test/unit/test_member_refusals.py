@@ -49,7 +49,7 @@ async def test_a_flood_is_counted_and_recorded_in_part(tmp_path: Path) -> None:
         for number in range(25):
             refusals.refused(
                 peer=f"192.0.2.1:{number}",
-                who="spiffe://fabric.example/node/n1",
+                who=f"spiffe://fabric.example/node/n{number}",
                 reason="NotACoordinator",
                 detail="x" * 5000,
             )
@@ -67,7 +67,31 @@ async def test_a_flood_is_counted_and_recorded_in_part(tmp_path: Path) -> None:
     assert dict(first[0].metadata) == {
         "peer": "192.0.2.1:0",
         "reason": "NotACoordinator",
-        "certificate": "spiffe://fabric.example/node/n1",
+        "certificate": "spiffe://fabric.example/node/n0",
     }
     assert last.metadata["before"] == "15"
     assert "it showed none" in last.description
+
+
+async def test_one_who_goes_on_knocking_is_recorded_once_a_minute(tmp_path: Path) -> None:
+    clock = Clock()
+    store = await Store.open(tmp_path / "log", machine=FabricMachine("fabric.example"), clock=clock)
+    refusals = MemberRefusals("c1", clock)
+    recorder = asyncio.create_task(refusals.record(store))
+
+    def knock(port: int, who: str = "c3", reason: str = "Removed") -> None:
+        refusals.refused(peer=f"192.0.2.1:{port}", who=who, reason=reason, detail="it was removed")
+
+    try:
+        for port in range(5):
+            knock(port)
+        knock(5, reason="WrongCluster")
+        await _recorded(store, 2)
+        clock.at_ms += 60_000
+        knock(6)
+        events = await _recorded(store, 3)
+    finally:
+        recorder.cancel()
+        await store.close()
+    found = [(event.metadata["reason"], event.metadata.get("before", "0")) for event in events]
+    assert found == [("Removed", "0"), ("WrongCluster", "4"), ("Removed", "0")]

@@ -279,6 +279,17 @@ async def test_what_does_not_fit_the_settings_is_refused(good: Path, tmp_path: P
     assert refused(etcd).reason == "RestoreNotSupported"
 
 
+async def test_nobody_comes_back_under_the_id_of_one_that_was_removed(lost: Path, tmp_path: Path) -> None:
+    async with opened(lost) as store:
+        await announce(store, "c1", "c3")
+        await store.propose(c.RemoveCoordinator("c3"), actor="user/alice")
+        await save(store, lost, tmp_path / "f.backup")
+    config = asked(tmp_path / "f.backup", tmp_path / "new", id="c3")
+    error = refused(config)
+    assert (type(error), error.reason) == (InvalidArgument, "CoordinatorIdUsed")
+    assert restoring.restore_if_asked(dataclasses.replace(config, id="c4")), "the folder is not spoilt by it"
+
+
 @pytest.mark.parametrize(
     ("changes", "dropped", "added", "reason"),
     [

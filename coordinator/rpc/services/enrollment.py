@@ -135,7 +135,8 @@ class Enrollment(control_pb2_grpc.EnrollmentServiceServicer):
                 f"coordinator {known.id} joined with this token before, from another data folder: this member lost its "
                 "disk",
                 reason="MemberLostDisk",
-                remedy="add it under a new id with `cloudlessctl cluster add`, then remove the old one",
+                remedy=f"remove {command.coordinator_id} with `cloudlessctl cluster remove`, then join with an empty "
+                "folder under a new id with `cloudlessctl cluster add`",
             )
         if token.coordinator_id and token.coordinator_id != command.coordinator_id:
             raise TokenRefused(
