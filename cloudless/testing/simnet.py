@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
-from cloudless.errors import Unavailable
+from cloudless.errors import CloudlessError, Unavailable
 
 _CLOSED = object()
 _BROKEN = object()
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """The listener ended the call with this error."""
+
+    error: CloudlessError
 
 
 @dataclass
@@ -29,11 +38,18 @@ class LinkQuality:
 
 
 class SimNetwork:
-    def __init__(self, rng: random.Random, *, quality: LinkQuality | None = None) -> None:
+    """`context`: of the network's own timers, where callbacks belong to processes that may end before what they sent
+    arrives."""
+
+    def __init__(
+        self, rng: random.Random, *, quality: LinkQuality | None = None, context: Context | None = None
+    ) -> None:
         self._rng = rng
         self.quality = quality or LinkQuality()
+        self._context = context
         self._cut: set[tuple[str, str]] = set()  # directed: (from, to)
-        self._streams: list[SimStream] = []
+        self._streams: dict[SimStream, None] = {}
+        self._orphans: dict[str, list[SimStream]] = {}  # ends whose other end lost its power, by its host
 
     # faults
 
@@ -41,8 +57,12 @@ class SimNetwork:
         """Nothing that `source` sends reaches `target` any more. One-way: cut both for a full partition."""
         self._cut.add((source, target))
 
-    def heal(self) -> None:
-        self._cut.clear()
+    def heal(self, source: str = "", target: str = "") -> None:
+        """Ends this one-way cut; without arguments all of them."""
+        if source:
+            self._cut.discard((source, target))
+        else:
+            self._cut.clear()
 
     def is_cut(self, source: str, target: str) -> bool:
         return (source, target) in self._cut
@@ -52,6 +72,19 @@ class SimNetwork:
         for stream in list(self._streams):
             if host in (stream.local, stream.remote):
                 stream.break_off()
+
+    def vanish(self, host: str) -> None:
+        """The host lost its power: nobody is told. The others notice by their keepalive, or once it is back."""
+        for stream in list(self._streams):
+            if stream.local == host:
+                stream.dead()
+                self.call_later(self.quality.keepalive_s, stream.peer.give_up)
+                self._orphans.setdefault(host, []).append(stream.peer)
+
+    def returned(self, host: str) -> None:
+        """The host is back, and knows nothing of its connections."""
+        for stream in self._orphans.pop(host, []):
+            self.call_later(self._delay(), stream.give_up)
 
     # streams
 
@@ -63,12 +96,17 @@ class SimNetwork:
             raise Unavailable(f"{target} does not answer")
         near, far = SimStream(self, source, target), SimStream(self, target, source)
         near.peer, far.peer = far, near
-        self._streams += [near, far]
+        self._streams[near] = self._streams[far] = None
         return near, far
 
     def forget(self, stream: SimStream) -> None:
-        if stream in self._streams:
-            self._streams.remove(stream)
+        self._streams.pop(stream, None)
+
+    def call_later(self, delay_s: float, callback: Callable[..., None], *arguments: Any) -> None:
+        self.call_at(asyncio.get_running_loop().time() + delay_s, callback, *arguments)
+
+    def call_at(self, when_s: float, callback: Callable[..., None], *arguments: Any) -> None:
+        asyncio.get_running_loop().call_at(when_s, callback, *arguments, context=self._context)
 
     def _delay(self) -> float:
         delay = self._rng.uniform(self.quality.delay_min_s, self.quality.delay_max_s)
@@ -104,6 +142,9 @@ class SimStream:
         message = await self._inbox.get()
         if message is _BROKEN:
             raise Unavailable(f"the stream to {self.remote} is broken")
+        if isinstance(message, _Failed):
+            self.break_off()
+            raise message.error
         return None if message is _CLOSED else message
 
     async def close(self) -> None:
@@ -112,18 +153,34 @@ class SimStream:
         self._closed = True
         self._network.forget(self)
 
+    def fail(self, error: CloudlessError) -> None:
+        """Ends the stream with an error, which the other end gets behind what was sent."""
+        if not self._closed and not self._broken:
+            self._transmit(_Failed(error))
+        self._closed = True
+        self._network.forget(self)
+
     def break_off(self) -> None:
         for end in (self, self.peer):
-            if not end._broken:
-                end._broken = True
-                end._inbox.put_nowait(_BROKEN)
-                self._network.forget(end)
+            end.give_up()
+
+    def give_up(self) -> None:
+        """This end takes the stream for broken."""
+        if not self._broken:
+            self._broken = True
+            self._inbox.put_nowait(_BROKEN)
+            self._network.forget(self)
+
+    def dead(self) -> None:
+        """Whoever held this end is gone."""
+        self._broken = True
+        self._network.forget(self)
 
     def _transmit(self, message: Any) -> None:
         loop = asyncio.get_running_loop()
         # One millisecond between two messages keeps their order under equal delays.
         self._free_at_s = max(self._free_at_s + 1e-6, loop.time() + self._network._delay())
-        loop.call_at(self._free_at_s, self._arrive, message, loop.time())
+        self._network.call_at(self._free_at_s, self._arrive, message, loop.time())
 
     def _arrive(self, message: Any, sent_at_s: float) -> None:
         if self._broken:
@@ -134,6 +191,6 @@ class SimStream:
                 self.break_off()
             else:
                 self._free_at_s = max(self._free_at_s, loop.time() + 0.2)
-                loop.call_at(self._free_at_s, self._arrive, message, sent_at_s)
+                self._network.call_at(self._free_at_s, self._arrive, message, sent_at_s)
             return
         self.peer._inbox.put_nowait(message)

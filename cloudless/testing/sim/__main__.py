@@ -1,12 +1,13 @@
-"""Runs seeds: `python -m cloudless.testing.sim --seeds 20`, or one again: `--seed 7`."""
+"""Runs seeds: `python -m cloudless.testing.sim --seeds 20`, or one again: `--seed 7 -v`."""
 
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import time
 
-from cloudless.testing.sim.scenario import SimulationFailed, run_seed
+from cloudless.testing.sim.scenario import Outcome, SimulationFailed, run_seed
 
 
 def main() -> int:
@@ -14,34 +15,47 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=20, help="how many seeds, from --first on")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, help="this one seed, twice: both histories must be equal")
-    parser.add_argument("--agents", type=int, default=20)
+    parser.add_argument("--coordinators", type=int, default=0, help="so many, whatever the seeds say")
+    parser.add_argument("--keep-going", action="store_true", help="do not end at the first seed that fails")
+    parser.add_argument("-v", "--verbose", action="store_true", help="with --seed: print what happens")
     options = parser.parse_args()
-    if options.seed is not None:
-        seeds = [options.seed, options.seed]
-    else:
-        seeds = list(range(options.first, options.first + options.seeds))
     began = time.monotonic()
-    outcomes = []
+    seeds = range(options.first, options.first + options.seeds)
+    if options.seed is not None:
+        seeds = range(options.seed, options.seed + 1)
+    outcomes: list[Outcome] = []
+    failed = 0
     for seed in seeds:
         try:
-            outcome = run_seed(seed, agents=options.agents)
+            outcomes += _run(seed, options)
         except SimulationFailed as error:
-            print(f"FAILED {error}", file=sys.stderr)
-            return 1
-        outcomes.append(outcome)
-        print(
-            f"seed {seed}: history {outcome.history}, {outcome.entries} entries, {outcome.faults} faults, "
-            f"{outcome.virtual_s:.0f} s",
-            flush=True,
-        )
-    if options.seed is not None and outcomes[0] != outcomes[1]:
-        print("FAILED: the same seed gave two histories", file=sys.stderr)
-        return 1
+            failed += 1
+            print(f"FAILED {error}", file=sys.stderr, flush=True)
+            if not options.keep_going:
+                return 1
     virtual_s = sum(outcome.virtual_s for outcome in outcomes)
+    entries, faults = sum(o.entries for o in outcomes), sum(o.faults for o in outcomes)
     print(
-        f"{len(outcomes)} seeds, {virtual_s / 3600:.1f} simulated hours in {time.monotonic() - began:.0f} s: all held"
+        f"{len(outcomes)} runs, {virtual_s / 3600:.1f} simulated hours in {time.monotonic() - began:.0f} s, "
+        f"{entries:,} entries, {faults:,} faults: {f'{failed} failed' if failed else 'all held'}"
     )
-    return 0
+    return 1 if failed else 0
+
+
+def _run(seed: int, options: argparse.Namespace) -> list[Outcome]:
+    outcome = run_seed(seed, coordinators=options.coordinators, trace=print if options.verbose else None)
+    gc.collect()
+    print(
+        f"seed {seed}: history {outcome.history}, {outcome.coordinators} coordinators, {outcome.entries} entries, "
+        f"{outcome.faults} faults, {outcome.virtual_s:.0f} s",
+        flush=True,
+    )
+    if options.seed is None:
+        return [outcome]
+    again = run_seed(seed, coordinators=options.coordinators)
+    if again != outcome:
+        raise SimulationFailed(f"seed {seed} gave two histories")
+    return [outcome, again]
 
 
 if __name__ == "__main__":

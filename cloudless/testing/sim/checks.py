@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING, Any
 
 from cloudless.agent.runtime.base import ContainerState
+from cloudless.coordinator.core.snapshot import state_hash
 from cloudless.coordinator.core.state import State
 from cloudless.core.model import NodeState, ReplicaPhase
-from cloudless.testing.sim.world import World
+
+if TYPE_CHECKING:
+    from cloudless.testing.sim.world import World
 
 
 class History:
@@ -37,7 +41,7 @@ def always(state: State) -> None:
             assert not limit or total <= limit, f"{node_id}: {amount} {total} > {limit}"
 
 
-def no_second_copy(world: World) -> None:
+def no_second_copy(world: Any) -> None:
     """No replica id runs on two devices."""
     seen: dict[str, str] = {}
     for agent in world.agents:
@@ -49,10 +53,13 @@ def no_second_copy(world: World) -> None:
 
 def converged(world: World, wanted: dict[str, int]) -> str:
     """Empty when the fabric is as it was asked for; else what is missing."""
-    store = world.coordinator.store
-    if store is None:
-        return "the coordinator is down"
-    state = store.snapshot.state
+    for coordinator in world.coordinators.values():
+        if coordinator.store is None:
+            return f"{coordinator.name} is down"
+    leader = world.leader()
+    if leader is None or leader.store is None:
+        return "nobody leads"
+    state = leader.store.snapshot.state
     for node_id in sorted(state.nodes):
         if state.nodes[node_id].state is not NodeState.READY:
             return f"{node_id} is {state.nodes[node_id].state}"
@@ -74,3 +81,17 @@ def converged(world: World, wanted: dict[str, int]) -> str:
             if not containers or any(c.view.state is not ContainerState.RUNNING for c in containers):
                 return f"{replica_id} does not run on {agent.name}"
     return ""
+
+
+def differing(world: World, index: int) -> str:
+    """Empty when every coordinator has come to this index at least, and all that are at the same one hold the same
+    state; else what is missing. Raises AssertionError where two states differ."""
+    hashes: dict[int, tuple[str, str]] = {}
+    for name, coordinator in world.coordinators.items():
+        if coordinator.store is None or coordinator.store.snapshot.index < index:
+            return f"{name} has not come to entry {index}"
+        snapshot = coordinator.store.snapshot
+        found = state_hash(snapshot.state)
+        other, expected = hashes.setdefault(snapshot.index, (name, found))
+        assert found == expected, f"{name} and {other} differ at entry {snapshot.index}"
+    return "" if len(hashes) == 1 else f"the coordinators are at {sorted(hashes)}"

@@ -1,0 +1,175 @@
+"""What the fabric did so far, as seen from outside: the one log, who led when, what agents were told, who was heard.
+
+Everything is checked at the moment at which it happens. A check that fails is a failure of the run (`World.failures`),
+for the callers are simulated processes, which must not go on as if it were an error of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from cloudless.coordinator.core import commands
+from cloudless.coordinator.core.assignments import assignments_for
+from cloudless.coordinator.core.state import State
+from cloudless.coordinator.engine import is_internal
+from cloudless.coordinator.wal.record import LogEntry
+from cloudless.core.model import Assignment, Event, NodeState
+from cloudless.testing.sim import checks
+
+if TYPE_CHECKING:
+    from cloudless.testing.sim.world import World
+
+GIVEN_UP: Final = (NodeState.UNREACHABLE, NodeState.LOST)
+HEARD_MS_MAX: Final = 2_500  # heartbeats come each second; a session that is heard less is not good
+# A good node may be judged only on what was known before it was good: as long do the leases of a silent node run, with
+# the interval in which another coordinator tells, a break and the second in which this is looked at.
+UNREACHABLE_GRACE_S: Final = 9.0
+LOST_GRACE_S: Final = 4.0  # READY is written at the first heartbeat; that may wait for an election
+
+EventKey = tuple[int, int]
+
+
+class Ledger:
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.history = checks.History()
+        self.entries: dict[int, tuple[int, bytes]] = {}  # index -> term, data
+        self.states: dict[int, State] = {}
+        self.last_index = 0
+        self.events: list[EventKey] = []  # all that ever were, in their order
+        self.commands: dict[str, int] = {}  # how many of each kind
+        self._plans: dict[bytes, int] = {}  # what the leader's loops proposed: the term of the plan
+        self._leaders: dict[int, str] = {}
+        self._revisions: dict[str, int] = {}  # the newest assignments that each agent accepted
+        self._known_since_s: dict[str, float] = {}  # connected to a coordinator that the leader hears
+        self._connected_since_s: dict[str, float] = {}  # connected to a coordinator of the majority
+
+    # The log
+
+    def leads(self, name: str, term: int, leading: bool) -> None:
+        if leading:
+            self._world.note(f"{name} leads in term {term}")
+            with self._world.checking():
+                assert self._leaders.setdefault(term, name) == name, f"{name} and {self._leaders[term]} lead in {term}"
+
+    def plans(self, data: bytes, term: int) -> None:
+        self._plans[data] = term
+
+    def applied(self, name: str, entry: LogEntry, host: Any) -> None:
+        with self._world.checking():
+            known = self.entries.get(entry.index)
+            if known is not None:
+                assert known == (entry.term, entry.data), f"{name} applied another entry {entry.index} than others"
+                return
+            assert entry.index == self.last_index + 1 or not self.last_index, f"entry {entry.index} was left out"
+            self.entries[entry.index] = (entry.term, entry.data)
+            self.last_index = entry.index
+            before = self.states.get(entry.index - 1)
+            state: State = host.snapshot.state
+            self.states[entry.index] = state
+            self.history.add(round(self._world.loop.time(), 6), entry.index, entry.term)
+            if not is_internal(entry.data):
+                self._fresh(entry, before, state)
+
+    def _fresh(self, entry: LogEntry, before: State | None, state: State) -> None:
+        """An entry that nobody has applied yet."""
+        command = commands.decode(entry.data).command
+        kind = type(command).__name__
+        self.commands[kind] = self.commands.get(kind, 0) + 1
+        judged = isinstance(command, commands.ReportNode) and command.state in GIVEN_UP
+        if judged or isinstance(command, commands.ApplyPlan):
+            term = self._plans.get(entry.data)
+            assert term is not None, f"entry {entry.index} ({kind}) was proposed without a term"
+            assert term == entry.term, f"entry {entry.index} ({kind}) was planned in term {term}, not {entry.term}"
+        if isinstance(command, commands.ReportNode) and judged and state is not before:
+            self._judged(command)
+        fresh: list[Event] = []
+        for event in state.events.newest_first():
+            if event.index < entry.index:
+                break
+            fresh.append(event)
+        keys = [(event.index, event.sequence) for event in reversed(fresh)]
+        assert keys == sorted(set(keys)), f"events of entry {entry.index} are numbered {keys}"
+        self.events += keys
+        if state is not before:
+            self._world.note(f"{entry.index}: {kind} {_words(command)}")
+            checks.always(state)
+            checks.no_second_copy(self._world)
+
+    # Nodes
+
+    def look(self) -> None:
+        """Now and then: which nodes are connected so that the leader must know of them."""
+        world = self._world
+        now_s = world.loop.time()
+        majority = world.majority()
+        leader = world.leader()
+        for agent in world.agents:
+            connected = known = False
+            for name in majority:
+                hub = world.coordinators[name].hub
+                session = hub._sessions.get(agent.name) if hub is not None else None
+                if session is None or not agent.responsive or session.instance_id != f"{agent.process}":
+                    continue
+                age_ms = world.coordinators[name].clock.monotonic_ms() - session.heard_at_ms
+                if age_ms > HEARD_MS_MAX or not world.both_ways(agent.name, name) or world.network.quality.loss:
+                    continue
+                connected = True
+                known = known or (leader is not None and (name == leader.name or world.linked(name, leader.name)))
+            _since(self._connected_since_s, agent.name, connected, now_s)
+            _since(self._known_since_s, agent.name, known, now_s)
+
+    def _judged(self, command: commands.ReportNode) -> None:
+        now_s = self._world.loop.time()
+        since = self._known_since_s if command.state is NodeState.UNREACHABLE else self._connected_since_s
+        grace_s = UNREACHABLE_GRACE_S if command.state is NodeState.UNREACHABLE else LOST_GRACE_S
+        good_s = now_s - since.get(command.node_id, now_s)
+        assert good_s < grace_s, (
+            f"{command.node_id} was judged {command.state} ({command.reason}) after {good_s:.1f} s in which it was "
+            f"connected"
+        )
+
+    # Agents
+
+    def assigned(self, node_id: str, revision: int, assignments: Sequence[Assignment]) -> None:
+        """An agent accepted what it was told."""
+        with self._world.checking():
+            newest = self._revisions.get(node_id, 0)
+            assert revision >= newest, f"{node_id} went back from revision {newest} to {revision}"
+            self._revisions[node_id] = revision
+            state = self.states.get(revision)
+            assert state is not None, f"{node_id} was told of revision {revision}, which nobody has applied"
+            wanted = {a.replica_id: (a.generation, a.stopping) for a in assignments_for(state, node_id)}
+            told = {a.replica_id: (a.generation, a.stopping) for a in assignments}
+            assert told == wanted, f"{node_id} was told {told} at revision {revision}, not {wanted}"
+
+    def stops(self, node_id: str, replica_id: str, call: str) -> None:
+        """An agent makes its runtime stop a replica."""
+        with self._world.checking():
+            state = self.states.get(self.last_index)
+            replica = None if state is None else state.replicas.get(replica_id)
+            wanted = replica is not None and replica.node_id == node_id and not replica.stopping
+            assert not wanted, f"{node_id}: {call} of {replica_id}, which it shall run"
+
+
+def _since(table: dict[str, float], name: str, is_so: bool, now_s: float) -> None:
+    if is_so:
+        table.setdefault(name, now_s)
+    else:
+        table.pop(name, None)
+
+
+def _words(command: Any) -> str:
+    if isinstance(command, commands.ReportNode):
+        return f"{command.node_id} {command.state} {command.reason}"
+    if isinstance(command, commands.ApplyPlan):
+        placed = [f"{planned.replica_id}@{planned.placement.node_id}" for planned in command.replicas]
+        stops = [f"{planned.replica_id}: {planned.reason}" for planned in command.stops]
+        return f"{command.workload} at {command.planned_at_index}: {placed}, stops {stops}, lost {list(command.lost)}"
+    if isinstance(command, commands.ReportReplicas):
+        rows = [f"{r.replica_id} {'gone' if r.gone else r.status.phase}" for r in command.replicas]
+        return f"{command.node_id} {rows}"
+    if isinstance(command, commands.PutWorkload):
+        return f"{command.metadata.name} {command.spec.replicas}"
+    return repr(command)[:200]
