@@ -17,6 +17,7 @@ from cloudless.config import StoreConfig
 from cloudless.coordinator.wal.files import Filesystem
 from cloudless.coordinator.wal.record import LogEntry
 from cloudless.coordinator.wal.snapshots import StoredSnapshot
+from cloudless.core.quick import quick_frozen
 from cloudless.errors import CloudlessError, FailedPrecondition
 
 RunBlocking = Callable[[Callable[[], Any]], Awaitable[Any]]
@@ -31,7 +32,7 @@ def is_internal(data: bytes) -> bool:
     return data[:1] == INTERNAL
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class Committed:
     """Where an entry stands in the log, and what applying it on this member returned."""
 

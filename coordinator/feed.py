@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Generic
 
 from prometheus_client import Gauge
@@ -15,6 +14,7 @@ from prometheus_client import Gauge
 from cloudless.coordinator.core.outcome import Change
 from cloudless.coordinator.wal.machine import Applied, S
 from cloudless.core.model import Event
+from cloudless.core.quick import quick_frozen
 from cloudless.errors import Compacted, Unavailable, WatchLagged
 
 WATCHERS = Gauge("cloudless_store_watchers", "Open watches of the store.")
@@ -22,7 +22,7 @@ WATCHERS = Gauge("cloudless_store_watchers", "Open watches of the store.")
 WATCH_BATCHES = 8192  # kept for watchers; one that falls further behind has lagged
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class Batch(Generic[S]):
     """What the entry at `index` changed, and the state after it. Entries that changed nothing make no batch."""
 

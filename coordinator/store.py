@@ -15,9 +15,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
 
@@ -46,6 +46,7 @@ from cloudless.coordinator.wal.machine import Machine, S
 from cloudless.coordinator.wal.record import LogEntry
 from cloudless.coordinator.wal.single import open_single
 from cloudless.coordinator.wal.snapshots import StoredSnapshot
+from cloudless.core.quick import quick_frozen
 from cloudless.errors import (
     CloudlessError,
     DiskFull,
@@ -55,6 +56,7 @@ from cloudless.errors import (
     from_code,
 )
 from cloudless.observe import tracing
+from cloudless.observe.histograms import LoopHistogram
 
 __all__ = ["Batch", "Snapshot", "Store", "Watch"]
 
@@ -62,7 +64,7 @@ log = structlog.get_logger(__name__)
 tracer = trace.get_tracer("cloudless.store")
 
 APPLIED_INDEX = Gauge("cloudless_raft_applied_index", "Index of the last applied entry.")
-APPLY_SECONDS = Histogram(
+APPLY_SECONDS = LoopHistogram(
     "cloudless_raft_apply_duration_seconds",
     "Time to apply one entry to the state.",
     buckets=(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25),
@@ -80,7 +82,7 @@ _ENGINES = ("raft", "single", "etcd")
 _THREADS = 4  # the log; a snapshot written beside it; one that is received; one that is sent
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class Snapshot(Generic[S]):
     """The state as of one entry of the log. Immutable: keep it as long as you like."""
 
@@ -192,7 +194,8 @@ class Store(Generic[S]):
         return self
 
     def _recovered(self, took_s: float) -> None:
-        APPLIED_INDEX.set(self._snapshot.index)
+        this = weakref.ref(self)
+        APPLIED_INDEX.set_function(lambda: store.applied_index if (store := this()) is not None else 0)
         log.info(
             "store.recovered",
             index=self._snapshot.index,
@@ -352,7 +355,6 @@ class Store(Generic[S]):
             APPLY_SECONDS.observe(self._seconds() - began)
             self._feed.add(entry.index, applied)
             result = applied.result
-        APPLIED_INDEX.set(entry.index)
         if entry.index >= self._snapshot_due:
             self._snapshot_when_due()
         return result
@@ -381,7 +383,6 @@ class Store(Generic[S]):
         self._snapshot = snapshot
         self._snapshot_index = snapshot.index
         self._snapshot_due = snapshot.index + self._config.snapshot_entries
-        APPLIED_INDEX.set(snapshot.index)
         self._feed.replace(snapshot.index)
 
     # Life

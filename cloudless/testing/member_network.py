@@ -248,6 +248,9 @@ class MemberTransport(Transport):
             return False
         return self._network.carry(link, self.member, to, message)
 
+    def flush(self) -> None:
+        """What is sent is on its way already."""
+
     def backlog_bytes(self, to: str) -> int:
         link = self.links.get(to)
         if link is None or not self._network.quality.bytes_per_s:

@@ -53,9 +53,10 @@ class Intake:
         self._resting = False  # nothing is forwarded for a moment
 
     def pass_on(self, state: State) -> None:
-        """Once in a turn. What is proposed while a group is being written makes up the next one."""
+        """Once in a turn. What is proposed while a group is being written makes up the next one, which leaves for the
+        others at once: they may commit it before this member's disk is done with the first. What comes behind waits."""
         if state.role is Role.LEADER:
-            if state.hand_over is None and not self._writer.busy:
+            if state.hand_over is None and not self._writer.behind:
                 self._append(state.term)
         elif state.leader:
             if not self._resting and not self._forwarding.forward(state.leader):
@@ -102,6 +103,7 @@ class Intake:
         if self._writer.full is not None:
             return self._writer.full
         needed = RESERVE_BYTES + sum([len(proposal.data) + RECORD_BYTES for proposal in taken])
+        needed += self._writer.unwritten_bytes
         directory = self._parts.directory
         free = self._parts.filesystem.free_bytes(directory)
         if free >= needed:

@@ -18,7 +18,7 @@ import structlog
 from cloudless.coordinator.engine import RunBlocking
 from cloudless.coordinator.wal.log import Log
 from cloudless.coordinator.wal.pace import Pace
-from cloudless.coordinator.wal.record import HardState, LogEntry
+from cloudless.coordinator.wal.record import HEADER_BYTES, HardState, LogEntry
 from cloudless.errors import DiskFull
 
 log = structlog.get_logger(__name__)
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 GROUP_ENTRIES_MAX: Final = 4096
 GROUP_BYTES_MAX: Final = 8 * 2**20
 
-# Bounds of what is written on the event loop (see `wal.pace`). Messages of the other members wait meanwhile, so these are
+# Bounds of what is written on the event loop (see `wal.pace`). Messages of the other members wait meanwhile, so they are
 # about what building it costs.
 INLINE_SYNC_S: Final = 0.001
 INLINE_ENTRIES_MAX: Final = 128
@@ -88,6 +88,17 @@ class Writer:
     def busy(self) -> bool:
         """A group is being written: what comes now is for the next one."""
         return self._busy
+
+    @property
+    def behind(self) -> bool:
+        """A group is being written, and another one waits already."""
+        return self._busy and bool(self._queue)
+
+    @property
+    def unwritten_bytes(self) -> int:
+        """Of the records of what was put and may not be in the file yet."""
+        waiting = (*self._group, *self._queue)
+        return sum([write.size_bytes + len(write.entries) * HEADER_BYTES for write in waiting])
 
     @property
     def idle(self) -> bool:

@@ -292,15 +292,17 @@ class Log:
         if hard_state is not None:
             parts.append(self._state_record(hard_state, salt))
             at += len(parts[0])
+        parts += record.encode_entries(entries, synced=synced, salt=salt)
         places: dict[int, tuple[list[int], list[int]]] = {}  # by term, ascending
+        starts: list[int] = []
+        ends: list[int] = []
+        term = -1
         for entry in entries:
-            frame = record.encode(
-                Kind.ENTRY, term=entry.term, index=entry.index, payload=entry.data, synced=synced, salt=salt
-            )
-            parts.append(frame)
-            starts, ends = places.setdefault(entry.term, ([], []))
+            if entry.term != term:
+                term = entry.term
+                starts, ends = places.setdefault(term, ([], []))
             starts.append(at)
-            at += len(frame)
+            at += record.HEADER_BYTES + len(entry.data)
             ends.append(at)
         self._write(b"".join(parts))
         with self._guard:

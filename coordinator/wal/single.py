@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
-from prometheus_client import Gauge, Histogram
+from prometheus_client import Gauge
 
 from cloudless.coordinator.engine import Committed, EngineParts, EngineStatus, MemberStatus, StateHost
 from cloudless.coordinator.wal import record
@@ -25,10 +25,11 @@ from cloudless.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from cloudless.observe.histograms import LoopHistogram
 
 log = structlog.get_logger(__name__)
 
-COMMIT_SECONDS = Histogram(
+COMMIT_SECONDS = LoopHistogram(
     "cloudless_raft_commit_duration_seconds",
     "Time from the proposal of an entry until it is durable and applied.",
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),

@@ -130,7 +130,7 @@ async def test_small_groups_on_a_fast_disk_stay_on_the_event_loop(tmp_path):
         await put(store, "a", i)
     assert 0 < len(threads) < 60, "trust in the disk comes with its speed"
     trusted = len(threads)
-    disk.sync_delay_s = lambda _: 0.02
+    disk.sync_delay_s = lambda _: 0.2
     await put(store, "a", 1)
     disk.sync_delay_s = None
     for i in range(10):

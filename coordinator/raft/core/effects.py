@@ -7,9 +7,10 @@ from typing import TypeAlias
 
 from cloudless.coordinator.raft.core.messages import Message, SnapshotChunk
 from cloudless.coordinator.wal.record import HardState, LogEntry
+from cloudless.core.quick import quick_frozen
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class Persist:
     """Write this and sync it, in the order of `number`; then feed `Persisted`. Several may share one sync.
 
@@ -26,7 +27,7 @@ class Persist:
     proposals: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class Send:
     """`after`: hold it back until Persist of this number is on the disk (0: send now): no vote and no acknowledgement
     leaves before what it promises is durable. `fill_to`: of an AppendEntries, the shell puts in the entries from
@@ -40,7 +41,7 @@ class Send:
     fill_to: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class Commit:
     """Entries up to and with `index` are committed: apply them."""
 

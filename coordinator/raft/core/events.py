@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from cloudless.coordinator.raft.core.messages import Message
 from cloudless.coordinator.raft.core.model import Member
+from cloudless.core.quick import quick_frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +15,7 @@ class Tick:
     """Time passed. The shell ticks when `model.State.due_ms` has come; earlier does no harm."""
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class Received:
     """A message of an authenticated member (or of one that this member does not know yet)."""
 
@@ -22,7 +23,7 @@ class Received:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class Propose:
     """The shell has `count` entries to append; only while `state.role` is LEADER and no transfer is under way (the core
     then answers with one Persist that says from which index on; else with nothing)."""
@@ -30,7 +31,7 @@ class Propose:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class Persisted:
     """Everything up to and with Persist `number` is on the disk. `last_index`, `last_term`: the end of the log as it
     was then; a log that was truncated since is recognised by its term."""

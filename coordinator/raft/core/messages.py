@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from cloudless.coordinator.wal.record import LogEntry
+from cloudless.core.quick import quick_frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class VoteResponse:
     pre: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class AppendEntries:
     """§3.5. Without entries: a heartbeat, or a probe. `round` counts the leader's broadcasts of one term; the answer
     repeats it, which proves for ReadIndex (§6.4) and CheckQuorum (§6.2) that the sender led after the round began."""
@@ -45,7 +46,7 @@ class AppendEntries:
     entries: tuple[LogEntry, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class AppendResponse:
     """`match_index`: on success the newest entry that is known to agree with this leader and is on the sender's disk.
     On refusal (no agreement at `previous_index`): `refused_index` is that index, `hint_index` and `hint_term` are where

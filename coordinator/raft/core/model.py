@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from cloudless.core.quick import quick_frozen
+
 CONFIGURATION: Final = b"\x00c"  # how an entry that changes the members begins (see `coordinator.engine.INTERNAL`)
 NO_OP: Final = b"\x00n"  # the first entry of a term (§6.4)
 
@@ -71,7 +73,7 @@ def decode_configuration(data: bytes, *, index: int) -> Configuration:
         raise ValueError(f"a configuration that cannot be read: {error}") from None
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class LogShape:
     """Which indexes the log has and which term each carries: runs of equal terms, so that its size is the number of
     elections since the last compaction. `base_*`: the entry before the first."""
@@ -159,7 +161,7 @@ class Mode(enum.Enum):
     SNAPSHOT = enum.auto()
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class Progress:
     """A leader's view of one peer.
 
@@ -285,7 +287,7 @@ class Receiving:
 NO_READS: Final = Reads()
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class State:
     """One member. `leader`: whom it follows in this term, itself when it leads, or "". `due_ms`: when it wants the next
     Tick. What the log holds and what is on the disk differ by the Persists under way: `written` is the number of the
