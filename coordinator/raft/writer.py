@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 GROUP_ENTRIES_MAX: Final = 4096
 GROUP_BYTES_MAX: Final = 8 * 2**20
 
-# Bounds of what is written on the event loop (see `wal.pace`). Messages of the other members wait meanwhile, so they are
+# Bounds of what is written on the event loop (see `wal.pace`). Messages of other members wait meanwhile, so they are
 # about what building it costs.
 INLINE_SYNC_S: Final = 0.001
 INLINE_ENTRIES_MAX: Final = 128
