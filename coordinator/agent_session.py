@@ -426,7 +426,7 @@ def removed(node_id: str) -> PermissionDenied:
     return PermissionDenied(
         f"node {node_id} is not a member of this fabric",
         reason="NodeRemoved",
-        remedy="enrol the device again with a new join token",
+        remedy="to enrol it again, remove identity/ from its data folder and start it with a new join token",
     )
 
 

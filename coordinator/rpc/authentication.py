@@ -155,7 +155,7 @@ def _removed(name: str) -> Unauthenticated:
     return Unauthenticated(
         f"node {name} is not a member of this fabric",
         reason="NodeRemoved",
-        remedy="enrol it again with a new join token",
+        remedy="to enrol it again, remove identity/ from its data folder and start it with a new join token",
     )
 
 
