@@ -138,6 +138,11 @@ class App:
             )
         return self._client(context.coordinators, on_learnt=self._learn)
 
+    @property
+    def stale(self) -> bool:
+        """Whether what any coordinator has is good enough."""
+        return bool(self.settings.flags.get("stale"))
+
     def _learn(self, addresses: tuple[str, ...]) -> None:
         self.learnt = addresses
 
@@ -163,7 +168,7 @@ class App:
             timeout_ms=self.settings.request_timeout_ms if timeout_ms is None else timeout_ms,
             trace=self.note if self.settings.verbose else None,
             new_request_id=lambda: str(uuid.uuid4()),
-            consistency=STALE if self.settings.flags.get("stale") else LINEARIZABLE,
+            consistency=STALE if self.stale else LINEARIZABLE,
             on_learnt=on_learnt,
         )
 

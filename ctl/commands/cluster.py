@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -15,6 +15,9 @@ from cloudless.ctl.commands.backup import backup, restore
 from cloudless.ctl.commands.doctor import doctor
 from cloudless.ctl.describe import pair
 from cloudless.ctl.times import instant, span
+from cloudless.errors import CloudlessError
+
+LEADER_TIMEOUT_MS: Final = 2_000
 
 cluster = group("cluster", "Look after the coordinators: members, backup, restore.")
 _id = click.argument("id", metavar="COORDINATOR")
@@ -34,10 +37,13 @@ def _structured(app: App, format: str, value: Any) -> None:
 def status(app: App, format: str) -> None:
     """Show how the fabric and its coordinators are.
 
-    The coordinator that answers tells what it knows itself, so that there is an answer without a leader, too.
+    This is the leader's answer, for only it knows how far the others are. Without a leader, or with --stale, it is that
+    of any coordinator, which tells what it knows itself.
     """
     _check_format(format)
     answer: Any = app.client.call("Cluster", "GetStatus", control_pb2.GetStatusRequest())
+    if answer.leader_id not in ("", answer.coordinator_id) and not app.stale:
+        answer = _of_leader(app, answer)
     if format != "table":
         _structured(app, format, output.plain(answer))
         return
@@ -60,6 +66,21 @@ def status(app: App, format: str) -> None:
         app.print()
         rows = [_row(view, answer) for view in answer.coordinators]
         table.show(app, ("COORDINATOR", "ROLE", "BEHIND", "LAST CONTACT", "VERSION", "ADDRESS"), rows)
+
+
+def _of_leader(app: App, answer: Any) -> Any:
+    """What the leader says, or this answer where it says nothing."""
+    views = (view.coordinator for view in answer.coordinators if view.coordinator.id == answer.leader_id)
+    addresses = [address for coordinator in views for address in coordinator.api_addresses]
+    if not addresses:
+        return answer
+    client = app.client_at(addresses, timeout_ms=LEADER_TIMEOUT_MS)
+    try:
+        return client.call("Cluster", "GetStatus", control_pb2.GetStatusRequest())
+    except CloudlessError:
+        return answer
+    finally:
+        client.close()
 
 
 def _row(view: Any, answer: Any) -> tuple[str, ...]:

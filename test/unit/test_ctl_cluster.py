@@ -15,6 +15,7 @@ import pytest
 from cloudless import backup
 from cloudless.contexts import Contexts
 from cloudless.ctl.main import run
+from cloudless.errors import Unavailable
 from cloudless.testing.ctl import Ctl, context_of
 from cloudless.testing.fake_control import FakeControl
 
@@ -171,7 +172,7 @@ def several(ctl: Ctl, tmp_path: Path, count: int = 3) -> Iterator[dict[str, Fake
         yield controls
 
 
-def doctor(ctl: Ctl, *flags: str) -> tuple[int, str]:
+def doctor(ctl: Ctl, *flags: str, words: tuple[str, ...] = ("cluster", "doctor")) -> tuple[int, str]:
     """Asks over real channels, each coordinator at its own address."""
     import io
     from contextlib import redirect_stdout
@@ -180,8 +181,22 @@ def doctor(ctl: Ctl, *flags: str) -> tuple[int, str]:
 
     out = io.StringIO()
     with redirect_stdout(out):
-        code = run(["cluster", "doctor", *flags], ctl.app(open_channel=grpc.insecure_channel))
+        code = run([*words, *flags], ctl.app(open_channel=grpc.insecure_channel))
     return code, out.getvalue()
+
+
+def test_status_is_that_of_the_leader(ctl: Ctl, tmp_path: Path) -> None:
+    with several(ctl, tmp_path) as controls:
+        for control in controls.values():
+            control.cluster.leader = "c2"
+        code, out = doctor(ctl, words=("cluster", "status"))
+        assert code == 0
+        assert "Coordinator:     c2" in out
+        code, out = doctor(ctl, words=("cluster", "status", "--stale"))
+        assert "Coordinator:     c1" in out
+        controls["c2"].fail("GetStatus", Unavailable("gone"), times=100)
+        code, out = doctor(ctl, words=("cluster", "status"))
+        assert (code, "Coordinator:     c1" in out) == (0, True)
 
 
 def test_the_doctor_finds_nothing_wrong_with_three_that_agree(ctl: Ctl, tmp_path: Path) -> None:
