@@ -25,7 +25,7 @@ from cloudless.coordinator.joining import read_identity
 from cloudless.coordinator.rpc.call import current
 from cloudless.coordinator.rpc.services.backend import Backend, derived_id, refuse_violations, required
 from cloudless.core.model import Coordinator, JoinToken, NodeState, Severity
-from cloudless.errors import FailedPrecondition, NotFound
+from cloudless.errors import CloudlessError, FailedPrecondition, NotFound
 from cloudless.identity.channel import CONSISTENCY_METADATA, STALE
 
 # Of a coordinator that is no member: it was never taken in, or the engine has no members of its own.
@@ -152,6 +152,7 @@ class Cluster(control_pb2_grpc.ClusterServiceServicer):
                 reason="CoordinatorUnknown",
                 remedy="see the coordinators with `cloudlessctl cluster status`",
             )
+        await self._hand_over(name)
         if name == backend.config.id:
             # In the other order: one that is no member any more writes nothing. Hence the engine's refusal comes first.
             _check_not_last(backend.store.status(), name)
@@ -195,6 +196,19 @@ class Cluster(control_pb2_grpc.ClusterServiceServicer):
         async with self._backups.take() as made:
             async for piece in made.pieces:
                 yield control_pb2.BackupResponse(data=piece, total_bytes=made.total_bytes)
+
+    async def _hand_over(self, name: str) -> None:
+        """So that writes need not wait for an election where the leader is to go. What fails here fails no removal."""
+        store = self._backend.store
+        status = store.status()
+        if status.leader != name or not any(member.voter and member.id != name for member in status.members):
+            return
+        try:
+            leader = await store.membership.transfer()
+        except CloudlessError as error:
+            log.info("coordinator.not_handed_over", coordinator=name, reason=error.reason, cause=error.message)
+        else:
+            log.info("leadership.transferred", leader=leader, by=current().caller.actor)
 
     async def _take_out(self, name: str) -> None:
         try:
