@@ -27,10 +27,11 @@ from cloudless.coordinator.raft.core.model import Role, State, encode_configurat
 from cloudless.coordinator.raft.core.step import step
 from cloudless.coordinator.raft.duties import Duties
 from cloudless.coordinator.raft.forwarding import Forwarding
+from cloudless.coordinator.raft.gathering import Gathering
 from cloudless.coordinator.raft.intake import BOUNCED_S, Intake
 from cloudless.coordinator.raft.link import AnyMessage, ChangeRequest, ChangeResponse, Forward, Forwarded, Transport
 from cloudless.coordinator.raft.measuring import RoundTrips, Slowness
-from cloudless.coordinator.raft.proposals import Proposals, outcome_unknown
+from cloudless.coordinator.raft.proposals import Proposal, Proposals, outcome_unknown
 from cloudless.coordinator.raft.reads import Reads
 from cloudless.coordinator.raft.recovery import removed
 from cloudless.coordinator.raft.replication import Replication
@@ -81,6 +82,7 @@ class Driver:
         self.compacting = threading.Lock()  # only one thread removes files of the log
         self.leadership = Leadership()
         self.proposals = Proposals(seconds=self._seconds)
+        self.gathering = Gathering(seconds=self._seconds, ready=self._gathered)
         self.reads = Reads(seconds=self._seconds, wake=self.wake, first_id=parts.random_bits(48))
         self.cache = RecentEntries(last_index=state.log.last_index)
         self.timer = Timer(parts.clock, on_due=self._turn)
@@ -232,6 +234,15 @@ class Driver:
             self._scheduled = True
             self._loop.call_soon(self._turn)
 
+    def propose(self, proposal: Proposal) -> None:
+        """Adds it to the next group."""
+        self.proposals.add(proposal)
+        self.gathering.begin()
+
+    def _gathered(self) -> None:
+        if not self._scheduled:
+            self._turn()
+
     def feed(self, event: events.Event) -> None:
         self._inbox.append(event)
         self.wake()
@@ -300,7 +311,7 @@ class Driver:
             self._step(event)
         for number in self.reads.ask():
             self._step(events.Read(number))
-        if self.proposals.waiting:
+        if self.proposals.waiting and not self.gathering.under_way:
             self.intake.pass_on(self.state)
         self._tick_when_due()
         if self._stopped:

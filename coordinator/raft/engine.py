@@ -105,8 +105,7 @@ class RaftEngine:
         if driver.writer.full is not None and state.leader in ("", state.id):
             raise copy_of(driver.writer.full)
         future: asyncio.Future[Committed] = self._loop.create_future()
-        driver.proposals.add(Proposal(data, since_s=self._parts.seconds(), future=future, fence=term))
-        driver.wake()
+        driver.propose(Proposal(data, since_s=self._parts.seconds(), future=future, fence=term))
         return await future
 
     async def read_index(self) -> int:
