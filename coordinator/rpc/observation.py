@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 import time
 from typing import Any
@@ -44,13 +45,18 @@ class Observation:
 
     def __init__(self) -> None:
         self._requests: dict[tuple[str, str], Any] = {}
+        # Ids have to differ, not to be secret: asking the operating system for each would cost ten times as much.
+        self._random = random.Random(secrets.randbits(256))  # noqa: S311
         self._durations: dict[str, Any] = {}
         self._log = log.bind()  # once: calls that are not logged then cost nothing
 
     async def __call__(self, call: Call, request: Any, proceed: Proceed) -> Any:
         started = time.perf_counter()
         given = call.metadata.get(REQUEST_ID_METADATA)
-        call.request_id = given if isinstance(given, str) and valid_request_id(given) else secrets.token_hex(12)
+        if isinstance(given, str) and valid_request_id(given):
+            call.request_id = given
+        else:
+            call.request_id = f"{self._random.getrandbits(96):024x}"
         structlog.contextvars.bind_contextvars(request_id=call.request_id, method=call.method)
         try:
             if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):

@@ -239,6 +239,7 @@ def start(directory: Path) -> tuple[subprocess.Popen[bytes], Path]:
         f"--data-dir={data}",
         "--listen-api=127.0.0.1:0",
         "--listen-enroll=127.0.0.1:0",
+        "--listen-member=127.0.0.1:0",
         "--metrics-listen=",
     ]
     with (directory / "coordinator.log").open("wb") as log:
