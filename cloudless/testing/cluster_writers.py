@@ -19,7 +19,7 @@ from cloudless.api.v1 import control_pb2
 from cloudless.clock import SystemClock
 from cloudless.ctl.client import Client
 from cloudless.dev.fabric import LocalFabric
-from cloudless.errors import CloudlessError
+from cloudless.errors import CloudlessError, Unavailable
 
 WRITERS = 6
 PAUSE_S = 0.02
@@ -39,6 +39,7 @@ class Writers:
         context = contexts.load(fabric.context_file).get()
         self.acknowledged: dict[str, str] = {}
         self.failed: list[CloudlessError] = []
+        self.outage = False  # every coordinator may be down at once, for longer than a client waits for one to answer
         self._stop = threading.Event()
         self._clients = [
             Client(
@@ -69,7 +70,8 @@ class Writers:
                     "Token", "CreateToken", control_pb2.CreateTokenRequest(node_pattern=pattern), write=True
                 )
             except CloudlessError as error:
-                self.failed.append(error)
+                if not (self.outage and isinstance(error, Unavailable)):
+                    self.failed.append(error)
                 continue
             self.acknowledged[answer.token.id] = pattern
             time.sleep(PAUSE_S)

@@ -173,6 +173,7 @@ def test_random_members_are_killed(cluster):
 
 
 def test_all_are_killed_at_once(cluster):
+    cluster.writers.outage = True
     for _ in range(ROUNDS):
         cluster.pause()
         for name in IDS:
