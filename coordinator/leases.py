@@ -164,13 +164,14 @@ class Leases:
 
     def _stood_still(self, late_ms: int) -> None:
         """This process did not run (it was stopped, the disk or the machine stalled): what the nodes said meanwhile
-        is not read yet. That time counts against nobody."""
+        is not read yet. That time counts against nobody. What was read already is as of now."""
         log.warning("leases.stood_still", late_ms=late_ms)
+        now_ms = self._clock.monotonic_ms()
 
         def later(at_ms: int | None) -> int | None:
-            return None if at_ms is None else at_ms + late_ms
+            return None if at_ms is None else min(at_ms + late_ms, now_ms)
 
-        self._began_at_ms += late_ms
+        self._began_at_ms = min(self._began_at_ms + late_ms, now_ms)
         self._look_again_at_ms += late_ms
         for node_id, contact in self._contacts.items():
             self._contacts[node_id] = dataclasses.replace(

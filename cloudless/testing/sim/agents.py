@@ -57,6 +57,7 @@ class SimAgent(Host):
         self._enrolled_with = tuple(names[: world.profile.told])
         self._journal = scratch / name / "journal"
         self._boots = 1
+        self.sessions = 0  # that it dialled
 
     def start(self) -> None:
         if self.process is not None:
@@ -104,6 +105,7 @@ class SimAgent(Host):
         await world.run_for_ever(session.run())
 
     async def _dial(self, address: str) -> Stream:
+        self.sessions += 1
         return await self.world.dial(self.name, address, lambda there, stream: there.connect(self.name, stream))
 
     def power_cycle(self) -> None:

@@ -154,8 +154,9 @@ class SimCoordinator(Host):
             await self.world.loop.ask(process, self._stop, timeout_s=STOP_S)
         except (CloudlessError, TimeoutError, ConnectionError) as error:
             self.world.note(f"{process} stopped otherwise: {error!r}")
-        if self.process is process:
-            self.end()
+        finally:
+            if self.process is process:
+                self.end()
 
     async def _stop(self) -> None:
         store, hub, reconciler = self.store, self.hub, self._reconciler
@@ -314,4 +315,6 @@ class _WatchedHost(StateHost):
         return self._host.load(body)
 
     async def install(self, body: bytes) -> tuple[int, int]:
-        return await self._host.install(body)
+        installed = await self._host.install(body)
+        self._ledger.counts["snapshots installed"] += 1
+        return installed

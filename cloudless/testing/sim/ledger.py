@@ -6,7 +6,9 @@ for the callers are simulated processes, which must not go on as if it were an e
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from cloudless.coordinator.core import commands
@@ -22,10 +24,11 @@ if TYPE_CHECKING:
 
 GIVEN_UP: Final = (NodeState.UNREACHABLE, NodeState.LOST)
 HEARD_MS_MAX: Final = 2_500  # heartbeats come each second; a session that is heard less is not good
-# A good node may be judged only on what was known before it was good: as long do the leases of a silent node run, with
-# the interval in which another coordinator tells, a break and the second in which this is looked at.
-UNREACHABLE_GRACE_S: Final = 9.0
-LOST_GRACE_S: Final = 4.0  # READY is written at the first heartbeat; that may wait for an election
+# A session that broke may be re-made within two heartbeats, with whomever; half a second goes by between two looks.
+GAP_S_MAX: Final = 1.4
+# A good node may be judged only on what was known before it was good, which may take a moment to be written.
+UNREACHABLE_GRACE_S: Final = 6.0
+LOST_GRACE_S: Final = 4.0
 
 EventKey = tuple[int, int]
 
@@ -38,18 +41,19 @@ class Ledger:
         self.states: dict[int, State] = {}
         self.last_index = 0
         self.events: list[EventKey] = []  # all that ever were, in their order
-        self.commands: dict[str, int] = {}  # how many of each kind
+        self.counts: Counter[str] = Counter()  # of what happened, for people
         self._plans: dict[bytes, int] = {}  # what the leader's loops proposed: the term of the plan
         self._leaders: dict[int, str] = {}
         self._revisions: dict[str, int] = {}  # the newest assignments that each agent accepted
-        self._known_since_s: dict[str, float] = {}  # connected to a coordinator that the leader hears
-        self._connected_since_s: dict[str, float] = {}  # connected to a coordinator of the majority
+        self._known: dict[str, _Spell] = {}  # connected to a coordinator that the leader hears
+        self._connected: dict[str, _Spell] = {}  # connected to a coordinator of the majority
 
     # The log
 
     def leads(self, name: str, term: int, leading: bool) -> None:
         if leading:
             self._world.note(f"{name} leads in term {term}")
+            self.counts["terms"] += 1
             with self._world.checking():
                 assert self._leaders.setdefault(term, name) == name, f"{name} and {self._leaders[term]} lead in {term}"
 
@@ -76,13 +80,14 @@ class Ledger:
         """An entry that nobody has applied yet."""
         command = commands.decode(entry.data).command
         kind = type(command).__name__
-        self.commands[kind] = self.commands.get(kind, 0) + 1
+        self.counts[kind] += 1
         judged = isinstance(command, commands.ReportNode) and command.state in GIVEN_UP
         if judged or isinstance(command, commands.ApplyPlan):
             term = self._plans.get(entry.data)
             assert term is not None, f"entry {entry.index} ({kind}) was proposed without a term"
             assert term == entry.term, f"entry {entry.index} ({kind}) was planned in term {term}, not {entry.term}"
         if isinstance(command, commands.ReportNode) and judged and state is not before:
+            self.counts[f"judged {command.state}"] += 1
             self._judged(command)
         fresh: list[Event] = []
         for event in state.events.newest_first():
@@ -105,6 +110,8 @@ class Ledger:
         now_s = world.loop.time()
         majority = world.majority()
         leader = world.leader()
+        if leader is not None and leader.name not in majority:
+            leader = None
         for agent in world.agents:
             connected = known = False
             for name in majority:
@@ -117,17 +124,21 @@ class Ledger:
                     continue
                 connected = True
                 known = known or (leader is not None and (name == leader.name or world.linked(name, leader.name)))
-            _since(self._connected_since_s, agent.name, connected, now_s)
-            _since(self._known_since_s, agent.name, known, now_s)
+            if connected:
+                self._connected[agent.name] = _lasting(self._connected.get(agent.name), now_s)
+            if known:
+                self._known[agent.name] = _lasting(self._known.get(agent.name), now_s)
 
     def _judged(self, command: commands.ReportNode) -> None:
         now_s = self._world.loop.time()
-        since = self._known_since_s if command.state is NodeState.UNREACHABLE else self._connected_since_s
-        grace_s = UNREACHABLE_GRACE_S if command.state is NodeState.UNREACHABLE else LOST_GRACE_S
-        good_s = now_s - since.get(command.node_id, now_s)
-        assert good_s < grace_s, (
-            f"{command.node_id} was judged {command.state} ({command.reason}) after {good_s:.1f} s in which it was "
-            f"connected"
+        unreachable = command.state is NodeState.UNREACHABLE
+        spell = (self._known if unreachable else self._connected).get(command.node_id)
+        if spell is None or now_s - spell.until_s > GAP_S_MAX:
+            return
+        good_s = spell.until_s - spell.since_s
+        assert good_s < (UNREACHABLE_GRACE_S if unreachable else LOST_GRACE_S), (
+            f"{command.node_id} was judged {command.state} ({command.reason}) {now_s - spell.until_s:.1f} s after "
+            f"{good_s:.1f} s in which it was connected"
         )
 
     # Agents
@@ -138,6 +149,7 @@ class Ledger:
             newest = self._revisions.get(node_id, 0)
             assert revision >= newest, f"{node_id} went back from revision {newest} to {revision}"
             self._revisions[node_id] = revision
+            self.counts["assignments"] += 1
             state = self.states.get(revision)
             assert state is not None, f"{node_id} was told of revision {revision}, which nobody has applied"
             wanted = {a.replica_id: (a.generation, a.stopping) for a in assignments_for(state, node_id)}
@@ -147,17 +159,25 @@ class Ledger:
     def stops(self, node_id: str, replica_id: str, call: str) -> None:
         """An agent makes its runtime stop a replica."""
         with self._world.checking():
+            self.counts["stops"] += 1
             state = self.states.get(self.last_index)
             replica = None if state is None else state.replicas.get(replica_id)
             wanted = replica is not None and replica.node_id == node_id and not replica.stopping
             assert not wanted, f"{node_id}: {call} of {replica_id}, which it shall run"
 
 
-def _since(table: dict[str, float], name: str, is_so: bool, now_s: float) -> None:
-    if is_so:
-        table.setdefault(name, now_s)
-    else:
-        table.pop(name, None)
+@dataclass(frozen=True, slots=True)
+class _Spell:
+    """Something was so, with short gaps, at least from one time until another."""
+
+    since_s: float
+    until_s: float
+
+
+def _lasting(spell: _Spell | None, now_s: float) -> _Spell:
+    if spell is None or now_s - spell.until_s > GAP_S_MAX:
+        return _Spell(now_s, now_s)
+    return _Spell(spell.since_s, now_s)
 
 
 def _words(command: Any) -> str:

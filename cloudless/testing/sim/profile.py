@@ -53,14 +53,15 @@ class Profile:
     told: int = 1
     node_lease_ms: int = 12_000
     snapshot_entries: int = 150
+    segment_bytes: int = 16_384
     heartbeat_ms: int = 200
     election_ms: int = 800
     skewed: bool = False
 
 
 def draw(rng: random.Random, *, coordinators: int = 0) -> Profile:
-    """`coordinators` other than 0 says how many. Each run gets about two thirds of the faults, so that what each of them
-    hides from the others shows too."""
+    """`coordinators` other than 0 says how many. Each run gets about two thirds of the faults, so that what each of
+    them hides from the others shows too."""
     drawn = 1 if rng.random() < 0.15 else 3
     coordinators = coordinators or drawn
     known = {**OF_AGENTS, **OF_COORDINATORS, **(OF_SEVERAL if coordinators > 1 else {})}
@@ -71,10 +72,11 @@ def draw(rng: random.Random, *, coordinators: int = 0) -> Profile:
         agents=rng.choice((6, 10, 14)),
         safety_s=rng.uniform(35.0, 60.0),
         faults=tuple(chosen.items()) or (("crash", 1.0),),
-        pause_s=rng.choice((0.8, 1.5, 3.0)),
+        pause_s=rng.choice((0.5, 1.0, 2.5)),
         told=rng.randint(1, coordinators),
-        node_lease_ms=rng.choice((8_000, 15_000, 300_000)),
-        snapshot_entries=rng.choice((30, 80, 400)),
+        node_lease_ms=rng.choice((4_000, 12_000, 300_000)),
+        snapshot_entries=rng.choice((20, 60, 400)),
+        segment_bytes=rng.choice((4_096, 65_536)),
         heartbeat_ms=heartbeat_ms,
         election_ms=heartbeat_ms * rng.choice((4, 5)),
         skewed=rng.random() < 0.3,

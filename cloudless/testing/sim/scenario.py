@@ -7,6 +7,7 @@ import gc
 import logging
 import random
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from cloudless.testing.sim.clients import EventReader, Work
 from cloudless.testing.sim.faults import Nemesis
 from cloudless.testing.sim.profile import Profile, draw
 from cloudless.testing.sim.world import World
-from cloudless.testing.sim_raft.processes import ProcessLoop
+from cloudless.testing.sim_raft.processes import PROCESS, ProcessLoop
 
 LIVENESS_S: Final = 240.0
 LIMIT_S: Final = 3_600.0
@@ -38,6 +39,7 @@ class Outcome:
     virtual_s: float
     faults: int
     coordinators: int
+    counts: tuple[tuple[str, int], ...]  # of what happened, for people
 
 
 class SimulationFailed(AssertionError):
@@ -58,9 +60,9 @@ def run_seed(
     shared = Path("/dev/shm")  # noqa: S108 - journals sync often; nothing secret is in them
     with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as scratch:
         loop = ProcessLoop(limit_s=LIMIT_S)
-        with _quiet() as bugs:
+        world = World(loop, rng, Path(scratch), profile or drawn, trace)
+        with _listening(world, logging.INFO if trace else logging.ERROR) as bugs:
             try:
-                world = World(loop, rng, Path(scratch), profile or drawn, trace)
                 return loop.run_to_end(_main(world, seed, rng, bugs), at_end=world.close)
             except (AssertionError, CloudlessError, simloop.Deadlock, simloop.TimeLimit) as error:
                 raise SimulationFailed(f"seed {seed}: {error} (again: make sim SEED={seed})") from error
@@ -117,22 +119,36 @@ async def _main(world: World, seed: int, rng: random.Random, bugs: list[str]) ->
     again = snapshot.state_hash(next(iter(world.up())).store.snapshot.state)  # type: ignore[union-attr]
     assert again == live, "the logs give another state than the coordinators held"
     world.ledger.history.add(live, loop.callbacks)
-    return Outcome(seed, world.ledger.history.digest(), live, index, loop.time(), nemesis.count, profile.coordinators)
+    counts = Counter(world.ledger.counts)
+    counts["readers' moves"] = reader.attachments
+    counts["sessions"] = sum(agent.sessions for agent in world.agents)
+    return Outcome(
+        seed,
+        world.ledger.history.digest(),
+        live,
+        index,
+        loop.time(),
+        nemesis.count,
+        profile.coordinators,
+        tuple(sorted(counts.items())),
+    )
 
 
 @contextmanager
-def _quiet() -> Iterator[list[str]]:
-    """No log lines but those that tell of a bug, which are kept; and no collections of garbage at odd moments."""
+def _listening(world: World, level: int) -> Iterator[list[str]]:
+    """Log lines go nowhere but into the trace; those that tell of a bug are kept. No garbage is collected at odd
+    moments."""
     before = structlog.get_config()
     bugs: list[str] = []
 
     def keep(_: Any, __: str, line: Any) -> Any:
-        error = line.get("exc_info")
-        if error:
-            bugs.append(f"{line.get('event')}: {error!r} {line}")
+        event = line.pop("event", "")
+        if line.get("exc_info"):
+            bugs.append(f"{event}: {line}")
+        world.note(f"{PROCESS.get()}: {event} " + ", ".join(f"{key} {value}" for key, value in line.items()))
         raise structlog.DropEvent
 
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR), processors=[keep])
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level), processors=[keep])
     collecting = gc.isenabled()
     gc.disable()
     try:

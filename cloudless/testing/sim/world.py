@@ -54,7 +54,7 @@ class World:
         self.session_config = SessionConfig(node_lease_ms=profile.node_lease_ms)
         self.store_config = StoreConfig(
             engine="raft",
-            segment_bytes=64 * 1024,
+            segment_bytes=profile.segment_bytes,
             snapshot_entries=profile.snapshot_entries,
             raft=RaftConfig(heartbeat_ms=profile.heartbeat_ms, election_ms=profile.election_ms),
         )
