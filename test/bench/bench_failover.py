@@ -127,8 +127,9 @@ class Ours:
         moment = time.monotonic()
         self.fabric.stop_coordinator(leader)
         self.pulse.next_after(time.monotonic())
+        longest = self._longest(moment)  # before the start of a process makes pauses of its own
         self.fabric.start_coordinator(leader)
-        return self._longest(moment)
+        return longest
 
     def transferred(self) -> float:
         for name in ("c1", "c2", "c3"):
@@ -141,9 +142,9 @@ class Ours:
         return self._longest(moment)
 
     def _longest(self, since: float) -> float:
-        """The longest pause between acceptances from then on."""
-        times = [accepted for _, accepted in list(self.pulse.accepted) if accepted > since - 0.5]
-        return max(after - before for before, after in itertools.pairwise(times))
+        """The longest pause between two acceptances that ended after that moment."""
+        times = [accepted for _, accepted in list(self.pulse.accepted)]
+        return max(after - before for before, after in itertools.pairwise(times) if after > since)
 
     def close(self) -> None:
         self.pulse.stop()
