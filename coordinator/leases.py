@@ -18,7 +18,15 @@ from prometheus_client import Counter
 from cloudless.clock import Clock
 from cloudless.config import SessionConfig
 from cloudless.coordinator.core.commands import ReportNode
-from cloudless.coordinator.core.liveness import NO_CONTACT, Contact, Judgement, Terms, judge, leased
+from cloudless.coordinator.core.liveness import (
+    NO_CONTACT,
+    Contact,
+    Judgement,
+    Terms,
+    is_heard,
+    judge,
+    leased,
+)
 from cloudless.coordinator.core.state import State
 from cloudless.coordinator.store import Store
 from cloudless.core.model import Node
@@ -106,6 +114,17 @@ class Leases:
         self._contacts[node_id] = dataclasses.replace(contact, broke_at_ms=self._clock.monotonic_ms(), left=left)
         self._judge_soon(node_id)
 
+    def recorded_ready(self, node_id: str) -> None:
+        """The log says that the node is ready again: some coordinator hears it. Where that one cannot tell this one of
+        it, the log's word is the only one, and is good for as long as a heartbeat."""
+        contact = self._contacts.get(node_id, NO_CONTACT)
+        now_ms = self._clock.monotonic_ms()
+        if is_heard(contact, self._alone, now_ms=now_ms):
+            return
+        self._contacts[node_id] = Contact(heard_at_ms=now_ms)
+        self._holders.pop(node_id, None)
+        self._judge_soon(node_id)
+
     def holder_lost(self, holder: str) -> None:
         """A coordinator fell silent. The silence of its nodes is its own until proven otherwise: each has the time of
         a heartbeat timeout, from now, to turn up elsewhere."""
@@ -154,7 +173,9 @@ class Leases:
             if verdicts:
                 # Once more soon: a proposal may have failed.
                 self._look_again_at_ms = min(self._look_again_at_ms, now_ms + self._config.heartbeat_interval_ms)
-            wait_ms = max(self._look_again_at_ms - now_ms, _LOOK_INTERVAL_MS_MIN)
+            # Never longer than it takes to notice that this process stood still.
+            wait_ms = min(self._look_again_at_ms - now_ms, self._config.heartbeat_interval_ms)
+            wait_ms = max(wait_ms, _LOOK_INTERVAL_MS_MIN)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_ms / 1000):
                     await self._judge_due.wait()

@@ -30,11 +30,12 @@ from cloudless.coordinator.channels import (
     not_connected,
 )
 from cloudless.coordinator.core.assignments import nodes_to_tell
+from cloudless.coordinator.core.outcome import Change
 from cloudless.coordinator.core.state import State
 from cloudless.coordinator.leases import HERE, Leases
 from cloudless.coordinator.observing import Announcer, Observations, Observer, Peers, Sighting
 from cloudless.coordinator.store import Batch, Store
-from cloudless.core.model import NodeUsage
+from cloudless.core.model import NodeState, NodeUsage
 from cloudless.errors import (
     CloudlessError,
     Compacted,
@@ -429,10 +430,19 @@ class SessionHub:
             if session is not None:
                 session.assignments_changed()
         for change in batch.changes:
-            if change.kind == "node" and change.deleted:
-                self._removed(change.key)
+            if change.kind == "node":
+                self._node_changed(change, before, batch.state)
             elif change.kind == "coordinator":
                 self._coordinators_changed()
+
+    def _node_changed(self, change: Change, before: State, after: State) -> None:
+        if change.deleted:
+            self._removed(change.key)
+            return
+        was, node = before.nodes.get(change.key), after.nodes.get(change.key)
+        returned = was is not None and was.state is not NodeState.READY
+        if node is not None and node.state is NodeState.READY and returned:
+            self._leases.recorded_ready(change.key)
 
     def _coordinators_changed(self) -> None:
         self._observer.members_changed()
