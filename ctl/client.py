@@ -86,6 +86,7 @@ class Client:
         self._channels: dict[str, grpc.Channel] = {}
         self._first = self.addresses[0] if self.addresses else ""  # the one that answered last
         self._answered: set[str] = set()
+        self._accepted = False  # this certificate, by any coordinator, ever
         self._avoided_until_ms: dict[str, int] = {}
         self._digest = addresses_digest(self.addresses)
 
@@ -257,6 +258,7 @@ class Client:
     def _succeeded(self, address: str, call: Any) -> None:
         with self._lock:
             self._first = address
+            self._accepted = True
             self._answered.add(address)
             self._avoided_until_ms.pop(address, None)
         for key, value in call.trailing_metadata() or ():
@@ -283,7 +285,7 @@ class Client:
         raised = error_from_rpc(error, credentials=self._credentials, now_ms=self._clock.now_ms())
         if moves_on(raised) and not _is_named(error):
             self._avoid(address)
-        if raised.reason == HUNG_UP and self._answered:
+        if raised.reason == HUNG_UP and self._accepted:
             # With this certificate others answered: it was a coordinator that ended during the handshake.
             return Unavailable(f"the coordinator at {address} hung up", reason="CoordinatorUnreachable")
         return raised

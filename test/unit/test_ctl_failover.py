@@ -318,8 +318,9 @@ def test_a_coordinator_that_ends_during_a_handshake_has_not_refused_the_certific
     client = make(clients, REFUSING)
     client._credentials = Ours
     assert isinstance(client._failed(REFUSING, HungUp()), Unauthenticated)
-    client._answered.add("another:1")
-    assert isinstance(client._failed(REFUSING, HungUp()), Unavailable)
+    client._succeeded("another:1", HungUp())  # of a call, all that counts is its trailers
+    for address in ("another:1", REFUSING):  # also when that one is gone as well
+        assert isinstance(client._failed(address, HungUp()), Unavailable)
 
 
 @pytest.mark.parametrize(("lasts", "works"), [(3, True), (1000, False)])
