@@ -318,8 +318,12 @@ class Driver:
             return
         if not self.writer.idle:
             if self._sent and self.state.role is Role.LEADER:
-                self._transport.flush()  # first, so that the others' disks work while this one does
-            self.writer.flush()
+                # What was sent leaves first, so that the others' disks work while this one does; and a majority of them
+                # may be done before it is: the loop has to hear them then.
+                self._transport.flush()
+                self.writer.flush(aside=True)
+            else:
+                self.writer.flush()
         if self._sent:
             self._transport.flush()
         self.applying.run()

@@ -140,15 +140,19 @@ class Writer:
         """Something else that changes the log, in its turn; repeated while it raises DiskFull."""
         self._queue.append(_Write(work=work))
 
-    def flush(self) -> None:
+    def flush(self, *, aside: bool = False) -> None:
         """Begins with what was put, unless a group is under way: its end goes on by itself. `on_durable` may be called
-        before this returns."""
+        before this returns, unless it is to be written `aside`, in a thread, however quick the disk is."""
         while self._queue and not self._busy and self._retry is None and not self._stopped:
             group = self._group = self._next_group()
             count = sum(len(write.entries) for write in group)
             size = sum(write.size_bytes for write in group)
             inline = (
-                count <= INLINE_ENTRIES_MAX and size <= INLINE_BYTES_MAX and self._pace.quick and group[0].work is None
+                not aside
+                and count <= INLINE_ENTRIES_MAX
+                and size <= INLINE_BYTES_MAX
+                and self._pace.quick
+                and group[0].work is None
             )
             self._busy = True
             if not inline:
@@ -189,7 +193,7 @@ class Writer:
             self._failed(error)
         else:
             self._done()
-        self.flush()
+        self.flush(aside=True)  # what came meanwhile
 
     def _write(self) -> None:
         """Perhaps in a thread. What was written before an error is taken off the group: `Log` has made it durable
