@@ -142,24 +142,22 @@ class Writer:
 
     def flush(self, *, aside: bool = False) -> None:
         """Begins with what was put, unless a group is under way: its end goes on by itself. `on_durable` may be called
-        before this returns, unless it is to be written `aside`, in a thread, however quick the disk is."""
+        before this returns, unless it is to be synced `aside`, in a thread, however quick the disk is."""
         while self._queue and not self._busy and self._retry is None and not self._stopped:
             group = self._group = self._next_group()
             count = sum(len(write.entries) for write in group)
             size = sum(write.size_bytes for write in group)
-            inline = (
-                not aside
-                and count <= INLINE_ENTRIES_MAX
-                and size <= INLINE_BYTES_MAX
-                and self._pace.quick
-                and group[0].work is None
-            )
+            small = count <= INLINE_ENTRIES_MAX and size <= INLINE_BYTES_MAX and group[0].work is None
             self._busy = True
-            if not inline:
-                self._spawn(self._write_outside())
+            if not small or not self._pace.quick:
+                self._spawn(self._outside(self._write))
                 return
             try:
-                self._write()
+                self._append()
+                if aside:  # the sync alone: two threads that both need the interpreter keep each other waiting
+                    self._spawn(self._outside(self._wal.sync))
+                    return
+                self._wal.sync()
             except Exception as error:
                 self._failed(error)
             else:
@@ -186,9 +184,9 @@ class Writer:
             group.append(self._queue.popleft())
         return group
 
-    async def _write_outside(self) -> None:
+    async def _outside(self, work: Callable[[], None]) -> None:
         try:
-            await self._run_blocking(self._write)
+            await self._run_blocking(work)
         except Exception as error:
             self._failed(error)
         else:
@@ -196,6 +194,11 @@ class Writer:
         self.flush(aside=True)  # what came meanwhile
 
     def _write(self) -> None:
+        """In a thread."""
+        self._append()
+        self._wal.sync()
+
+    def _append(self) -> None:
         """Perhaps in a thread. What was written before an error is taken off the group: `Log` has made it durable
         where the error is DiskFull."""
         wal, group = self._wal, self._group
@@ -211,7 +214,6 @@ class Writer:
                     wal.append(write.entries, hard_state=write.hard_state, sync=False)
                 self._number = write.number
             del group[0]
-        wal.sync()
 
     def _done(self) -> None:
         self._busy = False
