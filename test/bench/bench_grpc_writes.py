@@ -6,7 +6,8 @@ The coordinator is a process of its own; this is its client, and hardly costs an
 differ each time; with `, new spec` its spec does, too. `CreateToken` also signs a JWT; `ApplyWorkloads` writes 100 in
 each call. `grpc.aio` is a server of the same library whose handler does nothing: what is in reach at most. `store` is
 the same log and state machine in this process, without gRPC; `fdatasync` is one write and sync of as many frames as are
-in flight, in a loop. `server ms` is the server's CPU time for each write.
+in flight, in a loop. `server ms` is the server's CPU time for each write. `three members`: at the leader of
+three coordinators on loopback; `server ms` is the leader's.
 
     .venv/bin/python test/bench/bench_grpc_writes.py [--seconds 3]
 """
@@ -42,6 +43,7 @@ from cloudless.coordinator.store import Store
 from cloudless.coordinator.wal.machine import FabricMachine
 from cloudless.core import defaults
 from cloudless.core.spec import Container, Metadata, WorkloadSpec
+from cloudless.dev.fabric import LocalFabric
 from cloudless.identity import credentials as stored
 from cloudless.identity.channel import SERVER_OPTIONS, ServerCertificate, server_credentials
 from cloudless.identity.credentials import Credentials
@@ -179,20 +181,47 @@ PLAN: tuple[tuple[str, str, Request, int, tuple[int, ...]], ...] = (
 )
 
 
+async def seed(address: str, credentials: Credentials) -> None:
+    """The workloads that are written again and again."""
+    request = control_pb2.ApplyWorkloadsRequest()
+    for number in range(NAMES):
+        fill(request.workloads.add(), number)
+    client = await UnaryLoad.connect(address, credentials, API + "WorkloadService/ApplyWorkloads")
+    await client.call(request.SerializeToString())
+    client.close()
+
+
 async def through_grpc(address: str, data: Path, pid: int, seconds: float) -> list[Row]:
     credentials = contexts.load(data / "admin.yaml").get().credentials()
-    seed = control_pb2.ApplyWorkloadsRequest()
-    for number in range(NAMES):
-        fill(seed.workloads.add(), number)
-    client = await UnaryLoad.connect(address, credentials, API + "WorkloadService/ApplyWorkloads")
-    await client.call(seed.SerializeToString())
-    client.close()
+    await seed(address, credentials)
     rows: list[Row] = []
     for name, path, request, per_call, in_flights in PLAN:
         for in_flight in in_flights:
             measured = await load(address, credentials, path, request, pid, (per_call, in_flight, seconds))
             rows.append({"name": name, "in_flight": in_flight, **measured})
     return rows
+
+
+async def through_leader(fabric: LocalFabric, seconds: float) -> list[Row]:
+    credentials = contexts.load(fabric.context_file).get().credentials()
+    leader = fabric.leader()
+    address, pid = fabric.address(leader), fabric.pid(fabric.coordinator_process(leader))
+    await seed(address, credentials)
+    name, path, request, per_call, in_flights = PLAN[0]
+    return [
+        {"name": f"{name}, three members", "in_flight": n}
+        | await load(address, credentials, path, request, pid, (per_call, n, seconds))
+        for n in in_flights
+    ]
+
+
+def three_members(directory: Path, seconds: float) -> list[Row]:
+    fabric = LocalFabric(directory, tag="clgrpc")
+    try:
+        fabric.start_coordinators(3)
+        return uvloop.run(through_leader(fabric, seconds))
+    finally:
+        fabric.stop_together([fabric.coordinator_process(name) for name in fabric.coordinators()])
 
 
 async def grpc_alone(address: str, credentials: Credentials, pid: int, seconds: float) -> list[Row]:
@@ -257,7 +286,7 @@ def show(row: Row, store: Row | None, alone: Row | None) -> None:
     row["of_store"], row["of_grpc"] = (float(ratio) if ratio else None for ratio in ratios)
     server = f"{row['server_ms']:.3f}" if "server_ms" in row else ""
     print(
-        f"{row['name']:<26}{row['in_flight']:>9}{row['writes_per_s']:>11,}{row['p50_ms']:>9.2f}{row['p99_ms']:>9.2f}"
+        f"{row['name']:<30}{row['in_flight']:>9}{row['writes_per_s']:>11,}{row['p50_ms']:>9.2f}{row['p99_ms']:>9.2f}"
         f"{server:>11}{ratios[0]:>10}{ratios[1]:>9}",
         flush=True,
     )
@@ -265,7 +294,7 @@ def show(row: Row, store: Row | None, alone: Row | None) -> None:
 
 def measure(directory: Path, seconds: float) -> list[Row]:
     rows: list[Row] = []
-    print(f"{'':<26}{'in flight':>9}{'writes/s':>11}{'p50 ms':>9}{'p99 ms':>9}", end="")
+    print(f"{'':<30}{'in flight':>9}{'writes/s':>11}{'p50 ms':>9}{'p99 ms':>9}", end="")
     print(f"{'server ms':>11}{'of store':>10}{'of grpc':>9}")
     for n in IN_FLIGHT:
         rows.append({"name": "fdatasync", "in_flight": n, **raw(directory, n, seconds)})
@@ -289,6 +318,7 @@ def measure(directory: Path, seconds: float) -> list[Row]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(20)
+    through += three_members(directory / "three", seconds)
     for row in through:
         show(row, stores.get(row["in_flight"]), alone.get(row["in_flight"]))
     return [*rows, *stores.values(), *alone.values(), *through]
