@@ -1,5 +1,7 @@
-"""Seeds of the whole control plane under faults; `make sim SEEDS=n` runs more of them."""
+"""Seeds of the whole control plane under faults; `make sim SEEDS=n` runs more of them. What the checks are worth is
+shown by mistakes that they find."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -7,8 +9,9 @@ import sys
 import pytest
 
 from cloudless.agent.runtime.base import ContainerState
+from cloudless.coordinator import agent_session, leases, loops
 from cloudless.testing.sim import checks
-from cloudless.testing.sim.scenario import run_seed
+from cloudless.testing.sim.scenario import SimulationFailed, run_seed
 
 SEEDS = int(os.environ.get("SIM_SEEDS", "30"))
 
@@ -21,7 +24,10 @@ def test_the_fabric_keeps_its_promises_and_comes_right(seed):
 
 
 def _history(seed: int, hash_seed: str) -> str:
-    program = f"from cloudless.testing.sim.scenario import run_seed; print(run_seed({seed}))"
+    program = (
+        "from cloudless.testing.sim.scenario import run_seed; "
+        f"print(run_seed({seed}, coordinators=1), run_seed({seed}, coordinators=3))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "PYTHONHASHSEED": hash_seed},
@@ -34,6 +40,48 @@ def _history(seed: int, hash_seed: str) -> str:
 
 def test_a_seed_is_a_history_whatever_the_hash_seed():
     assert _history(1001, "1") == _history(1001, "4242")
+
+
+def _found(seeds):
+    """What the first seed that finds something says."""
+    for seed in seeds:
+        try:
+            run_seed(seed, coordinators=3)
+        except SimulationFailed as error:
+            return str(error)
+    return "nothing"
+
+
+def test_plans_that_do_not_name_their_term_are_found(monkeypatch):
+    begin = loops._Term.__init__
+
+    def forgetful(term, owner):
+        begin(term, owner)
+        term._number = None
+
+    monkeypatch.setattr(loops._Term, "__init__", forgetful)
+    assert "without a term" in _found(range(3))
+
+
+def test_assignments_of_a_coordinator_that_lags_behind_are_found(monkeypatch):
+    async def at_once(session):
+        session._current.set()
+        session._write_due.set()
+
+    monkeypatch.setattr(agent_session.AgentSession, "_catch_up", at_once)
+    assert "went back from revision" in _found((107, 108, *range(200, 210)))
+
+
+def test_nodes_that_are_given_up_at_the_first_break_are_found(monkeypatch):
+    begin = leases.Leases.__init__
+
+    def impatient(self, *arguments, **named):
+        begin(self, *arguments, **named)
+        for terms in ("_here", "_elsewhere"):
+            setattr(self, terms, dataclasses.replace(getattr(self, terms), break_grace_ms=0))
+
+    monkeypatch.setattr(leases.Leases, "__init__", impatient)
+    assert "was judged Unreachable (its connection broke)" in _found(range(100, 110))
 
 
 class _Agent:

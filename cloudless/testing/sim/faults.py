@@ -170,8 +170,8 @@ class Nemesis:
         coordinator.disk.sync_delay_s = None
 
     async def jump(self) -> None:
-        """Of a wall clock."""
-        self._coordinator().clock.skew_ms += self._rng.randint(-30_000, 30_000)
+        """Of a wall clock. Rollouts wait by the wall clocks of those that lead, so that more would only take longer."""
+        self._coordinator().clock.skew_ms += self._rng.randint(-4_000, 4_000)
 
     async def transfer(self) -> None:
         there, to = self._coordinator(), self._rng.choice((*self._names(), ""))

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 GIVEN_UP: Final = (NodeState.UNREACHABLE, NodeState.LOST)
 HEARD_MS_MAX: Final = 2_500  # heartbeats come each second; a session that is heard less is not good
-# A session that broke may be re-made within two heartbeats, with whomever; half a second goes by between two looks.
-GAP_S_MAX: Final = 1.4
+# A session that broke may be re-made within one heartbeat, within two where there are others to dial; half a second
+# goes by between two looks.
+GAP_S_MAX: Final = 0.4
+GAP_S_MAX_OF_SEVERAL: Final = 1.4
 # A good node may be judged only on what was known before it was good, which may take a moment to be written.
 UNREACHABLE_GRACE_S: Final = 6.0
 LOST_GRACE_S: Final = 4.0
@@ -36,6 +38,7 @@ EventKey = tuple[int, int]
 class Ledger:
     def __init__(self, world: World) -> None:
         self._world = world
+        self._gap_s = GAP_S_MAX if world.profile.coordinators == 1 else GAP_S_MAX_OF_SEVERAL
         self.history = checks.History()
         self.entries: dict[int, tuple[int, bytes]] = {}  # index -> term, data
         self.states: dict[int, State] = {}
@@ -125,21 +128,26 @@ class Ledger:
                 connected = True
                 known = known or (leader is not None and (name == leader.name or world.linked(name, leader.name)))
             if connected:
-                self._connected[agent.name] = _lasting(self._connected.get(agent.name), now_s)
+                self._connected[agent.name] = self._lasting(self._connected.get(agent.name), now_s)
             if known:
-                self._known[agent.name] = _lasting(self._known.get(agent.name), now_s)
+                self._known[agent.name] = self._lasting(self._known.get(agent.name), now_s)
 
     def _judged(self, command: commands.ReportNode) -> None:
         now_s = self._world.loop.time()
         unreachable = command.state is NodeState.UNREACHABLE
         spell = (self._known if unreachable else self._connected).get(command.node_id)
-        if spell is None or now_s - spell.until_s > GAP_S_MAX:
+        if spell is None or now_s - spell.until_s > self._gap_s:
             return
         good_s = spell.until_s - spell.since_s
         assert good_s < (UNREACHABLE_GRACE_S if unreachable else LOST_GRACE_S), (
             f"{command.node_id} was judged {command.state} ({command.reason}) {now_s - spell.until_s:.1f} s after "
             f"{good_s:.1f} s in which it was connected"
         )
+
+    def _lasting(self, spell: _Spell | None, now_s: float) -> _Spell:
+        if spell is None or now_s - spell.until_s > self._gap_s:
+            return _Spell(now_s, now_s)
+        return _Spell(spell.since_s, now_s)
 
     # Agents
 
@@ -172,12 +180,6 @@ class _Spell:
 
     since_s: float
     until_s: float
-
-
-def _lasting(spell: _Spell | None, now_s: float) -> _Spell:
-    if spell is None or now_s - spell.until_s > GAP_S_MAX:
-        return _Spell(now_s, now_s)
-    return _Spell(spell.since_s, now_s)
 
 
 def _words(command: Any) -> str:
