@@ -296,12 +296,12 @@ MUTANTS = (
     ),
     Mutant(
         "the log is not synced",
-        "coordinator.raft.writer:Writer._write",
-        (("    wal.sync()\n", "    pass\n"),),
+        "coordinator.wal.log:Log.sync",
+        (("        self._file.sync()\n", "        pass\n"),),
     ),
     Mutant(
         "term and vote are not written",
-        "coordinator.raft.writer:Writer._write",
+        "coordinator.raft.writer:Writer._append",
         (("hard_state=write.hard_state", "hard_state=None"),),
     ),
     Mutant(
