@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-WAIT_S_MAX: Final = 0.001
+WAIT_S_MAX: Final = 0.002
 BUSY_S: Final = 0.00003  # a round of the loop in which anything was done takes longer
 
 
