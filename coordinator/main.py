@@ -194,7 +194,11 @@ class Coordinator:
         await self.hub.start()
         stack.push_async_callback(self.hub.close)
         reconciler = workload_loop(
-            store, usages=self.hub.usages, scheduler=config.scheduler, clock=clock, rng=self._random
+            store,
+            usages=self.hub.usages,
+            scheduler=config.scheduler,
+            clock=clock,
+            rng=random.Random(self._random.getrandbits(256)),  # noqa: S311
         )
         stack.push_async_callback(reconciler.stop)
         reconciler.start()
