@@ -107,6 +107,8 @@ class AgentSession:
         if hello.HasField("device"):
             self._device = _device(hello.device)
         self._reports: dict[str, ReportedReplica] = {}
+        self._said: dict[str, ReportedReplica] = {}  # its newest word on each replica
+        self._compare_due = False  # the log may say otherwise by now
         self._held_reports: list[session_pb2.ReplicaReport] = []  # until the state here is current
         self._was_silent = False  # reports were held back because nothing was heard of the node
         self._report_sequence = 0
@@ -136,6 +138,11 @@ class AgentSession:
         """Looks at the coordinators' addresses again and sends them if they changed."""
         self._addresses_due = True
         self._write_due.set()
+
+    def replicas_changed(self) -> None:
+        """Looks again whether the log has the node's newest word on its replicas. An older one can come behind it: what
+        the node said to a coordinator that stood still, before it moved here."""
+        self._compare_due = True
 
     def open_channel(self, message: session_pb2.OpenChannel) -> None:
         """Queues a request to dial. Raises ResourceExhausted with reason `TooManyChannels`."""
@@ -211,6 +218,20 @@ class AgentSession:
         elif self._reports and self._was_silent:
             self._was_silent = False
             self._record_due.set()
+        if self._compare_due:
+            self._compare()
+
+    def _compare(self) -> None:
+        """Once per heartbeat at most, so that a session that the node has left does not repeat its old words."""
+        self._compare_due = False
+        replicas = self._store.snapshot.state.replicas
+        for replica_id, said in list(self._said.items()):
+            replica = replicas.get(replica_id)
+            if replica is None or replica.node_id != self.node_id:
+                del self._said[replica_id]
+            elif replica.status != said.status or said.gone:
+                self._reports.setdefault(replica_id, said)
+                self._record_due.set()
 
     def _on_report(self, report: session_pb2.ReplicaReport) -> None:
         if not self._current.is_set():
@@ -228,7 +249,7 @@ class AgentSession:
                 REPORTS.labels("refused").inc()
                 log.warning("session.report_refused", node=self.node_id, reason="StatusTooLarge", replica=replica.id)
             else:
-                self._reports[replica.id] = ReportedReplica(
+                self._said[replica.id] = self._reports[replica.id] = ReportedReplica(
                     replica.id, from_proto(observation.status, ReplicaStatus), observation.gone
                 )
         self._report_sequence = max(self._report_sequence, report.sequence)

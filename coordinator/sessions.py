@@ -421,6 +421,7 @@ class SessionHub:
     def _after_gap(self, session: AgentSession, state: State) -> None:
         if session.node_id in state.nodes:
             session.assignments_changed()
+            session.replicas_changed()
         else:
             self._removed(session.node_id)
 
@@ -432,6 +433,11 @@ class SessionHub:
         for change in batch.changes:
             if change.kind == "node":
                 self._node_changed(change, before, batch.state)
+            elif change.kind == "replica":
+                replica = batch.state.replicas.get(change.key)
+                session = self._sessions.get(replica.node_id) if replica is not None else None
+                if session is not None:
+                    session.replicas_changed()
             elif change.kind == "coordinator":
                 self._coordinators_changed()
 
