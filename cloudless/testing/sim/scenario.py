@@ -17,6 +17,7 @@ from typing import Any, Final
 import structlog
 
 from cloudless.coordinator.core import snapshot
+from cloudless.coordinator.wal import collector
 from cloudless.errors import CloudlessError
 from cloudless.testing import simloop
 from cloudless.testing.sim import checks
@@ -137,7 +138,7 @@ async def _main(world: World, seed: int, rng: random.Random, bugs: list[str]) ->
 @contextmanager
 def _listening(world: World, level: int) -> Iterator[list[str]]:
     """Log lines go nowhere but into the trace; those that tell of a bug are kept. No garbage is collected at odd
-    moments."""
+    moments; and nothing is frozen, as the store does with a large state: what is frozen is never collected."""
     before = structlog.get_config()
     bugs: list[str] = []
 
@@ -149,11 +150,18 @@ def _listening(world: World, level: int) -> Iterator[list[str]]:
         raise structlog.DropEvent
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level), processors=[keep])
-    collecting = gc.isenabled()
+    paused, collecting = collector.paused, gc.isenabled()
+    collector.paused = _nothing
     gc.disable()
     try:
         yield bugs
     finally:
         structlog.configure(**before)
+        collector.paused = paused
         if collecting:
             gc.enable()
+
+
+@contextmanager
+def _nothing(**_: bool) -> Iterator[None]:
+    yield
