@@ -56,7 +56,12 @@ def test_each_kind_of_failure_has_its_exit_code(error: CloudlessError, code: int
         ),
         (
             coordinator,
-            {coordinator.EXIT_SETTINGS, coordinator.EXIT_DIRECTORY_IN_USE, coordinator.EXIT_DAMAGED},
+            {
+                coordinator.EXIT_SETTINGS,
+                coordinator.EXIT_DIRECTORY_IN_USE,
+                coordinator.EXIT_DAMAGED,
+                coordinator.EXIT_REMOVED,
+            },
         ),
     ],
 )
