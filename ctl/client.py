@@ -283,6 +283,10 @@ class Client:
     def _failed(self, address: str, error: grpc.RpcError) -> CloudlessError:
         """What the failure means. A coordinator that cannot be reached is asked last for a while."""
         raised = error_from_rpc(error, credentials=self._credentials, now_ms=self._clock.now_ms())
+        code = getattr(error, "code", None)
+        if callable(code) and code() is grpc.StatusCode.CANCELLED and not _is_named(error):
+            # Not by us: a coordinator that stops ends what it has not answered.
+            raised = Unavailable(f"the coordinator at {address} ended the call", reason="CoordinatorUnreachable")
         if moves_on(raised) and not _is_named(error):
             self._avoid(address)
         if raised.reason == HUNG_UP and self._accepted:

@@ -341,3 +341,25 @@ def test_a_hang_up_is_taken_for_a_refusal_only_when_it_lasts(clients, lasts: int
         with pytest.raises(Unauthenticated):
             client.call("Node", "GetNode", control_pb2.GetNodeRequest())
     assert len(asked) > 1
+
+
+def test_a_call_that_a_stopping_coordinator_ends_goes_to_another_one(clients, one: FakeControl) -> None:
+    class Ended(HungUp):
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.CANCELLED
+
+    client = make(clients, one.address)
+    raised = client._failed(one.address, Ended())
+    assert isinstance(raised, Unavailable)
+    asked: list[int] = []
+    whole = client._ask
+
+    def ask(*arguments: object) -> object:
+        asked.append(1)
+        if len(asked) == 1:
+            raise raised
+        return whole(*arguments)
+
+    client._ask = ask
+    client.call("Cluster", "GetStatus", control_pb2.GetStatusRequest(), write=True)
+    assert len(asked) == 2
