@@ -411,9 +411,10 @@ class Store(Generic[S]):
             return
         self._closing, self._closed = True, asyncio.Event()
         try:
-            if self._snapshot_task is not None:
-                await self._hand_over()
-                await asyncio.wait([self._snapshot_task])
+            snapshot = self._snapshot_task
+            if snapshot is not None:
+                await self._hand_over()  # it may end meanwhile
+                await asyncio.wait([snapshot])
             await self._running.close()
         finally:
             self._feed.close()
