@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Final
 from cloudless.clock import Clock
 from cloudless.config import CoordinatorConfig
 from cloudless.coordinator.bootstrap import Identity
-from cloudless.coordinator.engine import Engine, EngineParts, OpenEngine, StateHost
+from cloudless.coordinator.engine import OpenEngine
 from cloudless.coordinator.refusals import MemberRefusals
 from cloudless.coordinator.rpc import addresses
 from cloudless.coordinator.wal.single import open_single
@@ -81,13 +82,8 @@ async def _raft(wiring: Wiring) -> Prepared:
         address=advertised, bootstrap=wiring.begin, cluster_id=secrets.token_hex(8) if wiring.begin else ""
     )
 
-    async def open_and_keep(parts: EngineParts, host: StateHost) -> Engine:
-        engine = await open_raft(parts, host, transport=transport, options=options)
-        opened.append(engine)
-        return engine
-
     return Prepared(
-        open_and_keep,
+        functools.partial(open_raft, transport=transport, options=options, on_recovered=opened.append),
         listening=transport.address,
         advertised=advertised,
         cluster_id=cluster_id,

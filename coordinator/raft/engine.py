@@ -47,9 +47,18 @@ FINISH_S: Final = 2.0  # for proposals under way
 READY_S: Final = 2.0  # for a sole voter to lead
 
 
-async def open_raft(parts: EngineParts, host: StateHost, *, transport: Transport, options: RaftOptions) -> RaftEngine:
+async def open_raft(
+    parts: EngineParts,
+    host: StateHost,
+    *,
+    transport: Transport,
+    options: RaftOptions,
+    on_recovered: Callable[[RaftEngine], None] = lambda engine: None,
+) -> RaftEngine:
     """Recovers the host from the newest snapshot, the log's shape and the configuration, starts the transport, and
     returns a member that takes part. `functools.partial(open_raft, transport=..., options=...)` is an `OpenEngine`.
+
+    `on_recovered` gets the engine before the transport is started: who may be let in depends on its cluster.
 
     The transport is the engine's from then on: it is closed with the engine, or when this raises. What is committed is
     known only from a leader; so the host catches up with the log after this returned. A sole voter needs no other: it
@@ -66,6 +75,7 @@ async def open_raft(parts: EngineParts, host: StateHost, *, transport: Transport
         storage.replay(host, to_index=state.commit_index)
         driver = Driver(parts, host, storage, transport, state, address=options.address)
         engine = RaftEngine(parts, storage, transport, driver)
+        on_recovered(engine)
         driver.start()
         if state.voters == (parts.member,):
             await engine.wait_ready()

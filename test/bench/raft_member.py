@@ -165,11 +165,6 @@ async def main() -> None:
     )
     raft = RaftOptions(address=options.address, bootstrap=options.bootstrap, cluster_id="bench")
 
-    async def open_engine(parts: Any, host: Any) -> Any:
-        engine = await open_raft(parts, host, transport=transport, options=raft)
-        holder.append(engine)
-        return engine
-
     began = time.perf_counter()
     store: Store[Any] = await Store.open(
         options.directory,
@@ -177,7 +172,7 @@ async def main() -> None:
         clock=clock,
         config=StoreConfig(engine="raft", snapshot_entries=options.snapshot_entries),
         member=options.id,
-        engine=functools.partial(open_engine),
+        engine=functools.partial(open_raft, transport=transport, options=raft, on_recovered=holder.append),
     )
     collector.prefer_latency()
     member = Member(store, round(time.perf_counter() - began, 3))

@@ -15,6 +15,7 @@ from cloudless.api.v1 import control_pb2, control_pb2_grpc
 from cloudless.coordinator import joining
 from cloudless.coordinator.core.snapshot import state_hash
 from cloudless.coordinator.main import EXIT_REMOVED, exit_code
+from cloudless.coordinator.raft.transport import TlsTransport
 from cloudless.errors import CloudlessError, InvalidArgument
 from cloudless.identity.credentials import Credentials
 from cloudless.identity.csr import make_csr
@@ -276,6 +277,28 @@ async def test_a_join_that_was_cut_off_behind_the_identity_is_completed(tmp_path
             "id",
             "log-begun",
         ]
+
+
+async def test_nobody_is_let_in_before_the_cluster_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Survivors of a lost cluster have the same authority, and dial the address that a restored one may have taken over:
+    only the cluster's id keeps them out."""
+    known: list[str] = []
+    start = TlsTransport.start
+
+    def starting(self: TlsTransport, *arguments: Any) -> None:
+        known.append(self.greeter._cluster_id())
+        start(self, *arguments)
+
+    monkeypatch.setattr(TlsTransport, "start", starting)
+    cluster = Cluster(tmp_path)
+    try:
+        for _ in range(2):
+            await cluster.start("c1")
+            await cluster.stop("c1")
+    finally:
+        await cluster.close()
+    assert known[0]
+    assert known == [known[0]] * 2
 
 
 async def test_a_folder_of_the_single_engine_becomes_a_cluster(tmp_path: Path) -> None:
