@@ -83,7 +83,7 @@ class Driver:
         self.leadership = Leadership()
         self.proposals = Proposals(seconds=self._seconds)
         self.gathering = Gathering(seconds=self._seconds, ready=self._gathered)
-        self.reads = Reads(seconds=self._seconds, wake=self.wake, first_id=parts.random_bits(48))
+        self.reads = Reads(seconds=self._seconds, wake=self.wake)
         self.cache = RecentEntries(last_index=state.log.last_index)
         self.timer = Timer(parts.clock, on_due=self._turn)
         self.writer = Writer(

@@ -26,14 +26,13 @@ class _Group:
 
 
 class Reads:
-    """`seconds` is a monotonic timer; `wake` asks for a turn, in which `ask` is called. `first_id` is random: an answer
-    to this member's former life, which may still be under way, must not pass for one to a question of this life."""
+    """`seconds` is a monotonic timer; `wake` asks for a turn, in which `ask` is called."""
 
-    def __init__(self, *, seconds: Callable[[], float], wake: Callable[[], None], first_id: int) -> None:
+    def __init__(self, *, seconds: Callable[[], float], wake: Callable[[], None]) -> None:
         self._seconds = seconds
         self._wake = wake
         self._loop = asyncio.get_running_loop()
-        self._next_id = first_id
+        self._next_id = 0  # between this and the core; what travels is the core's own
         self._new: _Group | None = None
         self._asked: dict[int, _Group] = {}
         self._again: list[_Group] = []  # to be asked in the next turn
