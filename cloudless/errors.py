@@ -51,6 +51,11 @@ class CloudlessError(Exception):
     def __str__(self) -> str:
         return f"{self.message} ({self.remedy})" if self.remedy else self.message
 
+    def copy(self) -> CloudlessError:
+        """The same error as an object of its own, for each of several callers: tracebacks grow where one is raised
+        twice."""
+        return type(self)(self.message, reason=self.reason, remedy=self.remedy)
+
 
 class InvalidArgument(CloudlessError):
     code = "invalid_argument"

@@ -160,7 +160,7 @@ class EtcdEngine:
 
     async def propose(self, data: bytes, *, term: int | None = None) -> Committed:
         if self._failure is not None:
-            raise _copy(self._failure)
+            raise self._failure.copy()
         if self._closed:
             raise Unavailable("the store is closed", reason="StoreClosed")
         if len(data) > APPEND_BYTES_MAX:
@@ -192,7 +192,7 @@ class EtcdEngine:
     async def read_index(self) -> int:
         """All that ask while one question is under way share the next one."""
         if self._failure is not None:
-            raise _copy(self._failure)
+            raise self._failure.copy()
         if self._closed:
             raise Unavailable("the store is closed", reason="StoreClosed")
         reading = self._reading
@@ -329,7 +329,7 @@ class EtcdEngine:
     def _refuse(group: list[_Pending] | deque[_Pending], error: CloudlessError) -> None:
         for pending in group:
             if not pending.future.done():
-                pending.future.set_exception(_copy(error))
+                pending.future.set_exception(error.copy())
         if isinstance(group, deque):
             group.clear()
 
@@ -386,8 +386,3 @@ def _answer(pending: _Pending, index: int, term: int, done: asyncio.Future[objec
 
 def _no_longer_leads(term: int) -> FailedPrecondition:
     return FailedPrecondition(f"this coordinator no longer leads in term {term}", reason="LeadershipLost")
-
-
-def _copy(error: CloudlessError) -> CloudlessError:
-    """An error of its own for each caller: tracebacks grow where one is raised twice."""
-    return type(error)(error.message, reason=error.reason, remedy=error.remedy)

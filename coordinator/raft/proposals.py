@@ -100,10 +100,11 @@ def queue_full(entries: int) -> ResourceExhausted:
 
 
 def copy_of(error: CloudlessError) -> CloudlessError:
-    """An error of its own for each caller: tracebacks grow where one is raised twice. That this member was removed is
-    the end of this member, not of the caller's work: it goes on at another one."""
-    kind = Unavailable if error.reason == "MemberRemoved" else type(error)
-    return kind(error.message, reason=error.reason, remedy=error.remedy)
+    """What a caller gets. That this member was removed is the end of this member, not of the caller's work: it goes on
+    at another one."""
+    if error.reason == "MemberRemoved":
+        return Unavailable(error.message, reason=error.reason, remedy=error.remedy)
+    return error.copy()
 
 
 class Proposals:

@@ -186,7 +186,7 @@ class SingleEngine:
 
     def _check_usable(self) -> None:
         if self._failure is not None:
-            raise _copy(self._failure)
+            raise self._failure.copy()
         if self._closed:
             raise Unavailable("the store is closed", reason="StoreClosed")
 
@@ -325,7 +325,7 @@ class SingleEngine:
     def _answer(self, pending: _Pending, error: CloudlessError) -> None:
         self._release(pending)
         if not pending.future.done():
-            pending.future.set_exception(_copy(error))
+            pending.future.set_exception(error.copy())
 
     def _release(self, pending: _Pending) -> None:
         self._held_entries -= 1
@@ -334,8 +334,3 @@ class SingleEngine:
     def _settle(self) -> None:
         if not self._held_entries and not self._flushing and not self._durable:
             self._idle.set()
-
-
-def _copy(error: CloudlessError) -> CloudlessError:
-    """An error of its own for each caller: tracebacks grow where one is raised twice."""
-    return type(error)(error.message, reason=error.reason, remedy=error.remedy)
