@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +18,6 @@ from cloudless.coordinator.observing import RelayStream
 from cloudless.coordinator.presence import Presence
 from cloudless.coordinator.raft.core.model import Configuration, Member, encode_configuration
 from cloudless.coordinator.raft.engine import open_raft
-from cloudless.coordinator.raft.link import AnyMessage, Transport
 from cloudless.coordinator.raft.options import RaftOptions
 from cloudless.coordinator.reconciling import workload_loop
 from cloudless.coordinator.sessions import SessionHub
@@ -29,7 +28,7 @@ from cloudless.coordinator.wal.record import HardState, LogEntry
 from cloudless.errors import CloudlessError, Unavailable
 from cloudless.testing.disk import SimDisk
 from cloudless.testing.sim.hosts import Host
-from cloudless.testing.sim_raft.processes import PROCESS, Process
+from cloudless.testing.sim_raft.process_transport import ProcessTransport
 from cloudless.testing.simnet import SimStream
 
 if TYPE_CHECKING:
@@ -118,7 +117,7 @@ class SimCoordinator(Host):
     async def _open_engine(self, parts: EngineParts, host: StateHost) -> Engine:
         world, process = self.world, self.process
         assert process is not None
-        transport = _ProcessTransport(process, self)
+        transport = ProcessTransport(world.loop, process, world.members.transport(self.name))
         watched = _WatchedHost(world.ledger, self.name, host)
         engine = await open_raft(parts, watched, transport=transport, options=RaftOptions(address=self.name))
         propose = engine.propose
@@ -247,47 +246,6 @@ class _Peers:
 
     def relay(self, coordinator_id: str) -> RelayStream:
         raise Unavailable("there are no channels in this simulation", reason="CoordinatorUnknown")
-
-
-class _ProcessTransport(Transport):
-    """The member network, as one process sees it: what comes for it waits while it is frozen."""
-
-    def __init__(self, process: Process, owner: SimCoordinator) -> None:
-        self._process = process
-        self._loop = owner.world.loop
-        self._transport = owner.world.members.transport(owner.name)
-
-    def start(self, on_message: Callable[[str, AnyMessage], None], on_lost: Callable[[str], None]) -> None:
-        enter, process = self._loop.enter, self._process
-
-        def came(sender: str, message: AnyMessage) -> None:
-            enter(process, on_message, sender, message)
-
-        def lost(member: str) -> None:
-            if PROCESS.get() is process:  # it was its own doing
-                on_lost(member)
-            else:
-                enter(process, on_lost, member)
-
-        self._transport.start(came, lost)
-
-    def connect(self, members: Mapping[str, str]) -> None:
-        self._transport.connect(members)
-
-    def refuse(self, members: frozenset[str]) -> None:
-        self._transport.refuse(members)
-
-    def flush(self) -> None:
-        self._transport.flush()
-
-    def backlog_bytes(self, to: str) -> int:
-        return self._transport.backlog_bytes(to)
-
-    async def close(self) -> None:
-        await self._transport.close()
-
-    def send(self, to: str, message: AnyMessage) -> bool:
-        return self._process.alive and self._transport.send(to, message)
 
 
 class _WatchedHost(StateHost):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from cloudless.testing.sim.world import World
 
 
-class Host:
+class Host(ABC):
     """`process` is None while nothing runs. Every method is called from outside of processes unless it says so."""
 
     def __init__(self, world: World, name: str) -> None:
@@ -44,9 +45,9 @@ class Host:
         self.world.note(f"{self.process} starts")
         return self.process
 
+    @abstractmethod
     def start(self) -> None:
         """Nothing happens where it runs already."""
-        raise NotImplementedError
 
     def start_later(self, after_s: float) -> None:
         if self._restart is not None:

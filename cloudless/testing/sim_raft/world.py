@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from cloudless.config import RaftConfig, StoreConfig
 from cloudless.coordinator.engine import Engine, EngineParts, StateHost
 from cloudless.coordinator.raft.core.model import Configuration, Member, encode_configuration
 from cloudless.coordinator.raft.engine import open_raft
-from cloudless.coordinator.raft.link import AnyMessage, Transport
+from cloudless.coordinator.raft.link import Transport
 from cloudless.coordinator.raft.options import RaftOptions
 from cloudless.coordinator.store import Store
 from cloudless.coordinator.wal.log import Log
@@ -26,7 +26,8 @@ from cloudless.errors import CloudlessError, Corrupt, Internal
 from cloudless.testing.disk import PowerCut, SimDisk
 from cloudless.testing.member_network import MemberLinkQuality, MemberNetwork
 from cloudless.testing.sim_raft.oracle import Oracle
-from cloudless.testing.sim_raft.processes import PROCESS, DriftingClock, Process, ProcessLoop, outside
+from cloudless.testing.sim_raft.process_transport import ProcessTransport
+from cloudless.testing.sim_raft.processes import DriftingClock, Process, ProcessLoop, outside
 from cloudless.testing.sim_raft.profile import Profile
 from cloudless.testing.sim_raft.registers import RegisterMachine, Registers
 
@@ -177,7 +178,7 @@ class SimMember:
         world = self._world
         self._lives += 1
         process = self.process = Process(self.name, self._lives, self.clock)
-        transport = _ProcessTransport(world, process, world.network.transport(self.name))
+        transport = ProcessTransport(world.loop, process, world.network.transport(self.name), sends=world.oracle.sends)
         self.disk.on_cut = lambda: self._power_lost(process)
         world.oracle.note(f"{process} starts")
         world.loop.create_task(self._run(process, transport), context=process.context)
@@ -292,51 +293,6 @@ class _Timers:
 
     def call_at(self, when: float, callback: Callable[..., Any], *args: Any) -> asyncio.TimerHandle:
         return self._loop.call_at(when, callback, *args, context=outside)
-
-
-class _ProcessTransport(Transport):
-    """The network's transport, as one process sees it: what comes for it waits while it is frozen."""
-
-    def __init__(self, world: World, process: Process, transport: Transport) -> None:
-        self._loop = world.loop
-        self._oracle = world.oracle
-        self._process = process
-        self._transport = transport
-
-    def start(self, on_message: Callable[[str, AnyMessage], None], on_lost: Callable[[str], None]) -> None:
-        enter, process = self._loop.enter, self._process
-
-        def came(sender: str, message: AnyMessage) -> None:
-            enter(process, on_message, sender, message)
-
-        def lost(member: str) -> None:
-            if PROCESS.get() is process:  # it was its own doing
-                on_lost(member)
-            else:
-                enter(process, on_lost, member)
-
-        self._transport.start(came, lost)
-
-    def connect(self, members: Mapping[str, str]) -> None:
-        self._transport.connect(members)
-
-    def refuse(self, members: frozenset[str]) -> None:
-        self._transport.refuse(members)
-
-    def flush(self) -> None:
-        self._transport.flush()
-
-    def backlog_bytes(self, to: str) -> int:
-        return self._transport.backlog_bytes(to)
-
-    async def close(self) -> None:
-        await self._transport.close()
-
-    def send(self, to: str, message: AnyMessage) -> bool:
-        if not self._process.alive:
-            return False
-        self._oracle.sends(self._process, to, message)
-        return self._transport.send(to, message)
 
 
 class _WatchedHost(StateHost):
