@@ -68,6 +68,10 @@ class Pulse:
         self._thread.join(60)
 
 
+def bar(text: str, met: bool) -> str:
+    return f"{text}: {'met' if met else 'NOT met'}"
+
+
 def summary(gaps: list[float]) -> dict[str, float]:
     ordered = sorted(gaps)
     return {
@@ -228,10 +232,15 @@ def main() -> None:
         "stopped": summary(stops),
         "transferred": summary(transfers),
     }
+    killed = result["killed"]
     bars = {
-        "killed": f"median under {MEDIAN_S} s, P95 under {P95_S} s",
-        "stopped": f"under {GRACEFUL_S} s",
-        "transferred": f"under {GRACEFUL_S} s",
+        "killed": bar(
+            f"median under {MEDIAN_S} s, P95 under {P95_S} s", killed["median_s"] < MEDIAN_S and killed["p95_s"] < P95_S
+        ),
+        **{
+            name: bar(f"under {GRACEFUL_S} s", result[name]["max_s"] < GRACEFUL_S)
+            for name in ("stopped", "transferred")
+        },
     }
     print(f"{'leader to next write':<22}{'median s':>10}{'p95 s':>10}{'max s':>10}")
     for name, row in result.items():
