@@ -55,6 +55,8 @@ IN_FLIGHT = (1, 64)
 BATCH = 100
 NAMES = 200
 FRAME_BYTES = 400
+WRITES_PER_S = 5000  # at 64 in flight
+SERIAL_P50_MS = 1.5  # with three members
 OUT = Path(__file__).parents[2] / "build" / "bench" / "grpc_writes.json"
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -321,7 +323,20 @@ def measure(directory: Path, seconds: float) -> list[Row]:
     through += three_members(directory / "three", seconds)
     for row in through:
         show(row, stores.get(row["in_flight"]), alone.get(row["in_flight"]))
+    judge(through)
     return [*rows, *stores.values(), *alone.values(), *through]
+
+
+def judge(rows: list[Row]) -> None:
+    """What the requirements ask for."""
+    first = PLAN[0][0]
+    by_name = {(row["name"], row["in_flight"]): row for row in rows}
+    for name in (first, f"{first}, three members"):
+        per_s = by_name[name, 64]["writes_per_s"]
+        print(f"{name}: {WRITES_PER_S:,}/s at 64 in flight: {'met' if per_s >= WRITES_PER_S else 'NOT met'}")
+    name = f"{first}, three members"
+    p50_ms = by_name[name, 1]["p50_ms"]
+    print(f"{name}: p50 under {SERIAL_P50_MS} ms, one by one: {'met' if p50_ms < SERIAL_P50_MS else 'NOT met'}")
 
 
 def main() -> None:

@@ -33,6 +33,10 @@ OBJECTS = 100_000
 HISTORY = 1_000_000
 OUT = Path(__file__).parents[2] / "build" / "bench" / "raft.json"
 PROGRAM = Path(__file__).with_name("raft_member.py")
+TIMES_ETCD_AT_64 = 2.0
+RESTART_S = 5.0
+INSTALL_S = 5.0
+INSTALL_P99_MS = 50.0
 
 
 class Member:
@@ -139,6 +143,10 @@ def etcd_commits(directory: Path, in_flight: int, seconds: float, leader: str) -
     }
 
 
+def verdict(met: bool) -> str:
+    return "met" if met else "NOT met"
+
+
 def etcd_leader(endpoints: list[str]) -> str:
     argv = ["etcdctl", f"--endpoints={','.join(endpoints)}", "endpoint", "status", "-w", "json"]
     rows = json.loads(subprocess.check_output(argv, env={"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"}))
@@ -168,6 +176,8 @@ def commits(directory: Path, seconds: float) -> list[dict[str, Any]]:
                 rows.append({"in_flight": in_flight, "ours": ours, "etcd": etcd, "ratio": round(ratio, 2)})
     finally:
         cluster.stop()
+    ratio = next(row["ratio"] for row in rows if row["in_flight"] == 64)
+    print(f"target: {TIMES_ETCD_AT_64} x etcd at 64 in flight: {verdict(ratio >= TIMES_ETCD_AT_64)}")
     return rows
 
 
@@ -200,7 +210,8 @@ def memory_and_restart(directory: Path) -> dict[str, Any]:
     print(
         f"restart with {last:,} entries: log open after {again.ready['opened_s']:.2f} s, "
         f"caught up after {caught_up:.2f} s; "
-        f"all three, to the first write: {all_back:.2f} s"
+        f"all three, to the first write: {all_back:.2f} s "
+        f"(target: under {RESTART_S} s: {verdict(max(caught_up, all_back) < RESTART_S)})"
     )
     return {
         "objects_mib": per_objects,
@@ -236,7 +247,9 @@ def install(directory: Path) -> dict[str, Any]:
     print(
         f"snapshot of {written['bytes'] / 1e6:.0f} MB written in {written['seconds']:.2f} s, "
         f"installed in {seconds:.2f} s; "
-        f"write p99 {busy['p99_ms']:.1f} ms meanwhile (max {busy['max_ms']:.0f}), {quiet['p99_ms']:.1f} ms before"
+        f"write p99 {busy['p99_ms']:.1f} ms meanwhile (max {busy['max_ms']:.0f}), {quiet['p99_ms']:.1f} ms before "
+        f"(target: under {INSTALL_S} s and {INSTALL_P99_MS:.0f} ms: "
+        f"{verdict(seconds < INSTALL_S and busy['p99_ms'] < INSTALL_P99_MS)})"
     )
     return {
         "bytes": written["bytes"],

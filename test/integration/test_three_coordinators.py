@@ -280,7 +280,7 @@ async def test_a_join_that_was_cut_off_behind_the_identity_is_completed(tmp_path
 
 
 async def test_nobody_is_let_in_before_the_cluster_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Survivors of a lost cluster have the same authority, and dial the address that a restored one may have taken over:
+    """Survivors of a lost cluster have the same authority, and dial the address that a restored one may take over:
     only the cluster's id keeps them out."""
     known: list[str] = []
     start = TlsTransport.start
