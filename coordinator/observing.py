@@ -106,6 +106,7 @@ class Sighting:
             power_source=told.power_source,
             metered=told.metered,
             rtt_us=told.rtt_us,
+            pressure=tuple(told.pressure),
         )
 
 

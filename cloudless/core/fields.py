@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Final, Literal
 
-Kind = Literal["cpu", "bytes", "bitrate", "duration", "port", "scalar_string"]
+Kind = Literal["cpu", "bytes", "bitrate", "duration", "pause", "port", "scalar_string"]
 
 KEY: Final = "key"
 KIND: Final = "kind"

@@ -53,6 +53,29 @@ class WorkloadPhase(StrEnum):
     TERMINATING = "Terminating"
 
 
+class RolloutPhase(StrEnum):
+    PROGRESSING = "Progressing"
+    PAUSED = "Paused"
+    AWAITING_PROMOTION = "AwaitingPromotion"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+    ROLLED_BACK = "RolledBack"
+
+
+class RolloutAction(StrEnum):
+    PAUSE = "Pause"
+    RESUME = "Resume"
+    PROMOTE = "Promote"
+    UNDO = "Undo"
+
+
+class RunPhase(StrEnum):
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    SKIPPED = "Skipped"
+
+
 class Role(StrEnum):
     VIEWER = "viewer"
     OPERATOR = "operator"
@@ -88,6 +111,25 @@ class RuntimeInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnerTerms:
+    """What the device's owner lets the fabric do with it. Percentages and hours of 0 and () are not stated.
+
+    `accepting`: it takes work now, and else `not_accepting_reason` is a CamelCase word. `evicting`: it must run
+    nothing now, so that what is there moves away.
+    """
+
+    share_percent: int = 0
+    hours: tuple[str, ...] = ()
+    battery_floor_percent: int = 0
+    battery_resume_percent: int = 0
+    allow_metered: bool = False
+    namespaces: tuple[str, ...] = ()
+    accepting: bool = False
+    not_accepting_reason: str = ""
+    evicting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceInfo:
     device_class: DeviceClass | None = None
     arch: str = ""
@@ -104,6 +146,7 @@ class DeviceInfo:
     features: tuple[Feature, ...] = ()
     addresses: tuple[str, ...] = ()
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)  # stated by the device; `Node.labels` win
+    owner: OwnerTerms | None = None  # None: an agent that knows of none; it accepts all
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +158,26 @@ class NodeUsage:
     power_source: str = ""
     metered: bool = False
     rtt_us: int = 0
+    pressure: tuple[str, ...] = ()  # memory, disk, battery
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReliability:
+    """How steady a node has been, as the log saw it; older observations weigh less, half with every week."""
+
+    available_permille: int = 0
+    losses_milli: int = 0
+    failed_starts_milli: int = 0
+    updated_at_ms: int = 0
+    first_ready_at_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NodePresence:
+    """When a device is usually online: 168 hours of the week in UTC, Monday 0 h first; () while nothing is known."""
+
+    online_permille: tuple[int, ...] = ()
+    updated_at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +199,9 @@ class Node:
     enrolled_at_ms: int = 0
     revision: int = 0
     token_id: str = ""
+    reliability: NodeReliability | None = None  # None: nothing is known yet
+    presence: NodePresence | None = None
+    clock_skew_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +289,40 @@ class Replica:
     revision: int = 0
     phase_since_ms: int = 0
     attempt: int = 0
+    run: int = 0  # of a job or cron: the number of its run
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutProgress:
+    """How far the newest generation has come. `stable_generation`: the newest one that was completed, 0: none.
+    `step` is the canary's, from 0; `step_since_ms` is 0 until its weight is reached."""
+
+    generation: int = 0
+    stable_generation: int = 0
+    phase: RolloutPhase | None = None
+    started_at_ms: int = 0
+    progressed_at_ms: int = 0
+    step: int = 0
+    step_since_ms: int = 0
+    paused: bool = False
+    promoted: bool = False
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobRun:
+    """One run of a workload of type job or cron. `reason` is a CamelCase word where it did not simply succeed."""
+
+    number: int = 0
+    generation: int = 0
+    scheduled_at_ms: int = 0
+    started_at_ms: int = 0
+    finished_at_ms: int = 0
+    phase: RunPhase | None = None
+    succeeded: int = 0
+    failed: int = 0
+    reason: str = ""
+    manual: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +348,9 @@ class Workload:
     updated_at_ms: int = 0
     deleting: bool = False
     status: WorkloadStatus = WorkloadStatus()
+    rollout: RolloutProgress | None = None
+    runs: tuple[JobRun, ...] = ()
+    next_run_at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,12 +358,14 @@ class WorkloadRevision:
     generation: int = 0
     spec: WorkloadSpec = WorkloadSpec()
     created_at_ms: int = 0
+    change_cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkloadRecord:
     """A workload as the replicated state stores it. `history` is oldest first and holds every generation
-    that a replica still runs."""
+    that a replica still runs. `runs` are oldest first; `scheduled_until_ms` is up to when due runs of a cron are
+    decided, and `last_run` the highest number that a run was given."""
 
     metadata: Metadata = Metadata()
     spec: WorkloadSpec = WorkloadSpec()
@@ -270,6 +375,10 @@ class WorkloadRecord:
     updated_at_ms: int = 0
     deleting: bool = False
     history: tuple[WorkloadRevision, ...] = ()
+    rollout: RolloutProgress | None = None  # None: a version that knew of none wrote it
+    runs: tuple[JobRun, ...] = ()
+    scheduled_until_ms: int = 0
+    last_run: int = 0
 
 
 @dataclass(frozen=True, slots=True)

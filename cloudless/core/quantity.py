@@ -88,6 +88,20 @@ def parse_duration(text: str) -> int:
     return _exact(_CONTEXT.divide(total_ns, Decimal(10**6)), text=text, unit="millisecond (1ms)")
 
 
+def parse_pause(text: str) -> int:
+    """Milliseconds of a duration, -1 for `manual`."""
+    if text == "manual":
+        return -1
+    try:
+        return parse_duration(text)
+    except QuantityError:
+        raise QuantityError(f"{text[:40]!r} is not a duration or the word manual such as 1m") from None
+
+
+def format_pause(ms: int) -> str:
+    return "manual" if ms < 0 else format_duration(ms)
+
+
 def format_cpu(millis: int) -> str:
     return str(millis // 1000) if millis % 1000 == 0 else f"{millis}m"
 

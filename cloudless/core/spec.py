@@ -54,6 +54,18 @@ class ReconnectRule(StrEnum):
     KEEP_NEWEST = "KeepNewest"
 
 
+class ConcurrencyPolicy(StrEnum):
+    ALLOW = "Allow"
+    FORBID = "Forbid"
+    REPLACE = "Replace"
+
+
+class MissedRuns(StrEnum):
+    SKIP = "Skip"
+    RUN_ONCE = "RunOnce"
+    RUN_ALL = "RunAll"
+
+
 @dataclass(frozen=True, slots=True)
 class ResourceAmounts:
     cpu_millis: int = quantity("cpu", key="cpu")
@@ -177,16 +189,31 @@ class Toleration:
 
 
 @dataclass(frozen=True, slots=True)
+class Affinity:
+    """To be where replicas of these workloads of the same namespace are: of the one that is named, or of those whose
+    labels match."""
+
+    workload: str = ""
+    match_labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    topology_key: str = ""
+    required: bool = False
+    weight: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class AntiAffinity:
     workload: str = ""
     topology_key: str = ""
     required: bool = False
+    match_labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    weight: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class SpreadConstraint:
     topology_key: str = ""
     max_skew: int = 0
+    required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +225,7 @@ class Placement:
     tolerations: tuple[Toleration, ...] = ()
     anti_affinity: tuple[AntiAffinity, ...] = ()
     spread: tuple[SpreadConstraint, ...] = ()
+    affinity: tuple[Affinity, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +242,22 @@ class RestartPolicy:
     backoff: Backoff = Backoff()
 
 
+MANUAL: int = -1  # the pause of a canary step that lasts until it is promoted
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryStep:
+    """`weight`: percent of the replicas that are new. `pause_ms`: MANUAL waits for `rollout promote`."""
+
+    weight: int = 0
+    pause_ms: int = quantity("pause", key="pause")
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    steps: tuple[CanaryStep, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Rollout:
     strategy: RolloutStrategy | None = None
@@ -223,6 +267,7 @@ class Rollout:
     min_ready_ms: int = quantity("duration", key="minReady")
     progress_deadline_ms: int = quantity("duration", key="progressDeadline")
     auto_rollback: bool = False
+    canary: Canary | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +278,40 @@ class Disruption:
 
 
 @dataclass(frozen=True, slots=True)
+class PreStop:
+    """Exactly one is set. Its time counts as part of the grace period."""
+
+    exec: ExecProbe | None = None
+    http: HttpProbe | None = None
+    sleep_ms: int = quantity("duration", key="sleep")
+
+
+@dataclass(frozen=True, slots=True)
 class Termination:
     grace_period_ms: int = quantity("duration", key="gracePeriod")
+    pre_stop: PreStop | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When a workload of type cron runs. `history`: finished runs that are kept."""
+
+    cron: str = ""
+    time_zone: str = ""
+    concurrency: ConcurrencyPolicy | None = None
+    missed: MissedRuns | None = None
+    history: int = 0
+    suspend: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a run of type job or cron is. No active deadline and no TTL where they are 0."""
+
+    parallelism: int = 0
+    completions: int = 0
+    ttl_after_finished_ms: int = quantity("duration", key="ttlAfterFinished")
+    active_deadline_ms: int = quantity("duration", key="activeDeadline")
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +326,8 @@ class WorkloadSpec:
     disruption: Disruption = Disruption()
     termination: Termination = Termination()
     security_context: SecurityContext | None = None
+    schedule: Schedule | None = None
+    completion: Completion | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,17 @@ def _labels(labels: Mapping[str, str], path: str) -> Iterator[Violation]:
 def _spec(spec: WorkloadSpec) -> Iterator[Violation]:
     if spec.type in (WorkloadType.JOB, WorkloadType.CRON):
         yield unsupported("spec.type", f"the type {spec.type}", "use service or system")
+    if spec.schedule is not None:
+        yield unsupported("spec.schedule", "schedule", "leave it out; the types are service and system")
+    if spec.completion is not None:
+        yield unsupported("spec.completion", "completion", "leave it out; the types are service and system")
+    if spec.placement.affinity:
+        yield unsupported("spec.placement.affinity", "affinity", "use nodeSelector, regions, zones or spread")
+    if spec.rollout.canary is not None:
+        yield unsupported("spec.rollout.canary", "canary", "use the strategy RollingUpdate")
+    if spec.termination.pre_stop is not None:
+        remedy = "leave it out and handle SIGTERM in the program"
+        yield unsupported("spec.termination.preStop", "preStop", remedy)
     yield from validate_replicas(spec.replicas)
     yield from bounded(spec.priority, "spec.priority", lowest=0, highest=PRIORITY_MAX)
     yield from containers_violations(spec.containers, "spec.containers")

@@ -27,6 +27,7 @@ _PARSERS: Final[Mapping[str, tuple[Callable[[str], int], str]]] = {
     "bytes": (quantity.parse_bytes, "write a size such as 128Mi, 2Gi or 500M"),
     "bitrate": (quantity.parse_bitrate, "write a bit rate such as 5Mbps or 500kbps"),
     "duration": (quantity.parse_duration, "write a duration such as 30s, 1m30s or 250ms"),
+    "pause": (quantity.parse_pause, "write a duration such as 1m, or manual"),
 }
 MISSING: Final = object()
 
@@ -253,6 +254,7 @@ _EXPECTED: Final[Mapping[str, str]] = {
     "bytes": "a size",
     "bitrate": "a bit rate",
     "duration": "a duration",
+    "pause": "a duration or manual",
 }
 _REMEDY: Final[Mapping[str, str]] = {
     "text": "write one text",

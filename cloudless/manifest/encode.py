@@ -19,6 +19,7 @@ _WRITERS: Final[Mapping[str, Callable[[int], str]]] = {
     "bytes": quantity.format_bytes,
     "bitrate": quantity.format_bitrate,
     "duration": quantity.format_duration,
+    "pause": quantity.format_pause,
 }
 
 

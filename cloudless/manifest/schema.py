@@ -38,8 +38,8 @@ LATER_KINDS: Final = frozenset(
 )
 
 Kind = Literal[
-    "text", "number", "switch", "choice", "object", "list", "map", "cpu", "bytes", "bitrate", "duration", "port",
-    "seconds",
+    "text", "number", "switch", "choice", "object", "list", "map", "cpu", "bytes", "bitrate", "duration", "pause",
+    "port", "seconds",
 ]  # fmt: skip
 
 
@@ -67,17 +67,12 @@ class Field:
 UNSUPPORTED: Final[Mapping[type, Mapping[str, str]]] = {
     WorkloadSpec: {
         "volumes": "leave it out; containers write to their own file system",
-        "schedule": "leave it out; the types are service and system",
-        "completion": "leave it out; the types are service and system",
     },
     Container: {
         "module": "give an image or a process",
         "volumeMounts": "leave it out; containers write to their own file system",
     },
     EnvVar: {"valueFrom": "give a value"},
-    Placement: {"affinity": "use nodeSelector, regions, zones or spread"},
-    Rollout: {"canary": "use the strategy RollingUpdate"},
-    Termination: {"preStop": "leave it out and handle SIGTERM in the program"},
     SecurityContext: {
         "hostPID": "leave it out",
         "hostIPC": "leave it out",
@@ -89,8 +84,11 @@ UNSUPPORTED: Final[Mapping[type, Mapping[str, str]]] = {
 
 # Part of the API already, and refused by validation for as long as nothing would honour them.
 NOT_YET: Final[Mapping[type, frozenset[str]]] = {
-    Rollout: frozenset({"progress_deadline_ms", "auto_rollback"}),
+    WorkloadSpec: frozenset({"schedule", "completion"}),
+    Placement: frozenset({"affinity"}),
+    Rollout: frozenset({"progress_deadline_ms", "auto_rollback", "canary"}),
     Disruption: frozenset({"lease_duration_ms"}),
+    Termination: frozenset({"pre_stop"}),
 }
 
 # What `get -o yaml` writes beside what was asked for; read back, it is passed over.

@@ -29,6 +29,7 @@ from cloudless.core.model import (
     ReplicaStatus,
     Role,
     RoleBinding,
+    RolloutAction,
     ScoreTerm,
     Severity,
     Taint,
@@ -59,7 +60,16 @@ def coordinator_entries() -> list[bytes]:
     return log
 
 
-LOGS: Final[Mapping[str, Callable[[], list[bytes]]]] = {"log": entries, "coordinators": coordinator_entries}
+def lifecycle_entries() -> list[bytes]:
+    """Rollouts and runs: schema 3."""
+    return _encoded(_lifecycle_commands())
+
+
+LOGS: Final[Mapping[str, Callable[[], list[bytes]]]] = {
+    "log": entries,
+    "coordinators": coordinator_entries,
+    "lifecycle": lifecycle_entries,
+}
 
 
 def _encoded(commands: Iterable[tuple[str, c.Command]]) -> list[bytes]:
@@ -169,6 +179,12 @@ def _coordinator_commands() -> Iterator[tuple[str, c.Command]]:
     yield second, c.EnrollCoordinator("jc2", "c2", "sha-c2", "c2d", "1.0.0", 2)  # its id is never used again
     yield alice, c.RevokeToken("jc3")
     yield "coordinator/c3", c.EnrollCoordinator("jc3", "c3", "sha-c3", "c3", "1.0.0", 2)  # revoked
+
+
+def _lifecycle_commands() -> Iterator[tuple[str, c.Command]]:
+    alice = "user/alice"
+    yield alice, c.ControlRollout("default", "web", RolloutAction.PAUSE)  # unknown
+    yield alice, c.StartRun("default", "web")  # unknown
 
 
 _TAINT = Taint("battery", "low", TaintEffect.NO_SCHEDULE)

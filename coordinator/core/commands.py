@@ -19,17 +19,22 @@ from google.protobuf.message import DecodeError
 from cloudless.api.v1 import convert, log_pb2
 from cloudless.core.model import (
     DeviceInfo,
+    JobRun,
     JoinToken,
+    NodePresence,
+    NodeReliability,
     NodeState,
     PlacementDecision,
     ReplicaStatus,
+    RolloutAction,
+    RolloutProgress,
     Severity,
     Taint,
     User,
 )
-from cloudless.core.spec import Metadata, WorkloadSpec
+from cloudless.core.spec import Metadata, RolloutStrategy, WorkloadSpec, WorkloadType
 
-SCHEMA: Final = 2  # the newest that this software understands
+SCHEMA: Final = 3  # the newest that this software understands
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,9 @@ class ReportNode:
     state: NodeState | None = None
     reason: str = ""
     device: DeviceInfo | None = None
+    clock_skew_ms: int | None = None
+    reliability: NodeReliability | None = None
+    presence: NodePresence | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +152,7 @@ class PlannedReplica:
     generation: int = 0
     placement: PlacementDecision = PlacementDecision()
     attempt: int = 0
+    run: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +176,30 @@ class ApplyPlan:
     replicas: tuple[PlannedReplica, ...] = ()
     stops: tuple[PlannedStop, ...] = ()
     lost: tuple[str, ...] = ()
+    rollout: RolloutProgress | None = None
+    runs: tuple[JobRun, ...] = ()
+    scheduled_until_ms: int = 0
+    preemptions: tuple[PlannedStop, ...] = ()
+    roll_back: bool = False
+    expired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ControlRollout:
+    """What people say to a rollout. `to_generation` of an undo: 0 is the one before the present one."""
+
+    namespace: str = ""
+    name: str = ""
+    action: RolloutAction | None = None
+    to_generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StartRun:
+    """A run of a job or cron by hand."""
+
+    namespace: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +299,8 @@ Command: TypeAlias = (
     | AnnounceCoordinator
     | RemoveCoordinator
     | RecordEvent
+    | ControlRollout
+    | StartRun
 )
 
 # The oneof field of each command; a field's number is the command's permanent tag.
@@ -290,6 +325,8 @@ BY_FIELD: Final[Mapping[str, type[Any]]] = {
     "announce_coordinator": AnnounceCoordinator,
     "remove_coordinator": RemoveCoordinator,
     "record_event": RecordEvent,
+    "control_rollout": ControlRollout,
+    "start_run": StartRun,
 }
 FIELD_OF: Final[Mapping[type[Any], str]] = {cls: field for field, cls in BY_FIELD.items()}
 
@@ -300,6 +337,8 @@ SINCE: Final[Mapping[type[Any], int]] = dict.fromkeys(FIELD_OF, 1) | {
     AnnounceCoordinator: 2,
     RemoveCoordinator: 2,
     RecordEvent: 2,
+    ControlRollout: 3,
+    StartRun: 3,
 }
 
 # What makes several coordinators possible is understood wherever there are several: software that knows none of it
@@ -309,9 +348,41 @@ FOUNDATION: Final = frozenset({CreateToken, EnrollCoordinator, AnnounceCoordinat
 
 def schema_of(command: Command) -> int:
     """The oldest schema that understands all that this command says."""
-    if isinstance(command, CreateToken) and command.token.coordinator_id:
-        return 2  # an older one would take it for a token of nodes
+    match command:
+        case CreateToken() if command.token.coordinator_id:
+            return 2  # an older one would take it for a token of nodes
+        case PutWorkload() if _says_more(command.spec):
+            return 3
+        case ApplyPlan() if command.rollout or command.runs or command.preemptions or _decides_more(command):
+            return 3
+        case ReportNode() if _tells_more(command):
+            return 3
     return SINCE[type(command)]
+
+
+def _says_more(spec: WorkloadSpec) -> bool:
+    """Whether the spec has a part that schema 2 would lose."""
+    placement, rollout = spec.placement, spec.rollout
+    return bool(
+        spec.type in (WorkloadType.JOB, WorkloadType.CRON)
+        or spec.schedule
+        or spec.completion
+        or spec.termination.pre_stop
+        or rollout.canary
+        or rollout.strategy in (RolloutStrategy.CANARY, RolloutStrategy.BLUE_GREEN)
+        or placement.affinity
+        or any(term.match_labels or term.weight for term in placement.anti_affinity)
+        or any(term.required for term in placement.spread)
+    )
+
+
+def _tells_more(report: ReportNode) -> bool:
+    told = report.clock_skew_ms is not None or report.reliability or report.presence
+    return bool(told or (report.device and report.device.owner))
+
+
+def _decides_more(plan: ApplyPlan) -> bool:
+    return bool(plan.scheduled_until_ms or plan.roll_back or plan.expired or any(r.run for r in plan.replicas))
 
 
 @dataclass(frozen=True, slots=True)

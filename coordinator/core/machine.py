@@ -20,6 +20,8 @@ from cloudless.coordinator.core.apply_coordinators import (
 from cloudless.coordinator.core.apply_nodes import enroll_node, remove_node, renew_certificate, report_node, update_node
 from cloudless.coordinator.core.apply_plan import apply_plan
 from cloudless.coordinator.core.apply_replicas import report_replicas
+from cloudless.coordinator.core.apply_rollouts import control_rollout
+from cloudless.coordinator.core.apply_runs import start_run
 from cloudless.coordinator.core.apply_tokens import create_token, revoke_token
 from cloudless.coordinator.core.apply_users import put_user, revoke_user
 from cloudless.coordinator.core.apply_workloads import (
@@ -67,6 +69,8 @@ APPLY: Final[Mapping[type[Any], ApplyFunction]] = {
     c.AnnounceCoordinator: announce_coordinator,
     c.RemoveCoordinator: remove_coordinator,
     c.RecordEvent: record_event,
+    c.ControlRollout: control_rollout,
+    c.StartRun: start_run,
 }
 
 

@@ -19,7 +19,9 @@ from cloudless.coordinator.core.state import State
 from cloudless.core.model import Coordinator, Event, JoinToken, Node, Replica, User, WorkloadRecord
 from cloudless.errors import Corrupt
 
-SCHEMA: Final = 2  # the newest that this version reads and writes; schema 2 has coordinators and their tokens
+# The newest that this version reads and writes. 2 has coordinators and their tokens; 3 rollouts, runs, and how steady
+# nodes are.
+SCHEMA: Final = 3
 
 _WRITE_OBJECTS: Final = 64  # at once
 _READ_BYTES: Final = 64 * 2**10
@@ -106,6 +108,10 @@ def _check_schema(schema: int) -> None:
 
 def _schema_of(state: State) -> int:
     """The oldest schema that holds all of the state: a version that would drop a part must refuse the whole."""
+    if any(record.rollout or record.runs for record in state.workloads.values()) or any(
+        node.reliability or node.presence or node.clock_skew_ms or node.device.owner for node in state.nodes.values()
+    ):
+        return 3
     newer = bool(state.coordinators) or any(token.coordinator_id for token in state.tokens.values())
     return 2 if newer else 1
 

@@ -116,6 +116,9 @@ TABLE: Final[Mapping[str, Rule]] = {
     API + "WorkloadService/DeleteWorkload": _operate(_own),
     API + "WorkloadService/ScaleWorkload": _operate(_own),
     API + "WorkloadService/RestartWorkload": _operate(_own),
+    API + "WorkloadService/ControlRollout": _operate(_own),
+    API + "WorkloadService/StartRun": _operate(_own),
+    API + "WorkloadService/ListRevisions": _view(_own),
     API + "WorkloadService/GetWorkload": _view(_own),
     API + "WorkloadService/ListWorkloads": _view_visible(_options),
     API + "WorkloadService/WatchWorkloads": _view_visible(_options),
@@ -125,6 +128,10 @@ TABLE: Final[Mapping[str, Rule]] = {
     # What a program prints and what runs in it may hold secrets: not for viewers.
     API + "WorkloadService/Logs": _operate(_own),
     API + "WorkloadService/Exec": _operate(_exec_start),
+    # A plan shows what of others would move or make room: for those who may apply it.
+    API + "PlanningService/ExplainPlacement": _view(_own),
+    API + "PlanningService/PlanWorkloads": _operate(_batch),
+    API + "PlanningService/Simulate": _CLUSTER_VIEWER,
     API + "ImageService/ImportImage": _CLUSTER_OPERATOR,
     API + "ImageService/ListImages": _CLUSTER_VIEWER,
     API + "UserService/PutUser": _CLUSTER_ADMIN,

@@ -20,7 +20,7 @@ def test_tags_are_permanent():
         "update_node": 15, "remove_node": 16, "report_node": 17, "put_workload": 18, "scale_workload": 19,
         "delete_workload": 20, "apply_plan": 21, "report_replicas": 22, "put_user": 23, "revoke_user": 24,
         "restart_workload": 25, "enroll_coordinator": 26, "announce_coordinator": 27, "remove_coordinator": 28,
-        "record_event": 29,
+        "record_event": 29, "control_rollout": 30, "start_run": 31,
     }  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def test_a_command_without_fields_survives_the_wire():
     [
         (b"", "schema 0"),
         (b"\xff\xff\xff", "not a log entry"),
-        (log_pb2.RaftEntry(schema=3).SerializeToString(), "schema 3"),
+        (log_pb2.RaftEntry(schema=4).SerializeToString(), "schema 4"),
         (log_pb2.RaftEntry(schema=1, actor="a").SerializeToString(), "no command"),
         (log_pb2.RaftEntry(schema=1).SerializeToString() + b"\xca\x3e\x01x", "no command"),  # field 1001 of a later one
         (encode(Entry(1, "", 0, "", ScaleWorkload("ns", "web", 3)))[:-1], "not a log entry"),

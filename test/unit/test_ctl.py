@@ -644,7 +644,7 @@ def test_completion_knows_live_names(ctl: Ctl, fabric: FakeControl) -> None:
     assert complete("cordon", "") == ["n1", "n2"]
     assert complete("uncor") == ["uncordon"]
     assert complete("config", "use-context", "") == ["test"]
-    assert complete("explain", "spec.term") == ["spec.termination", "spec.termination.gracePeriod"]
+    assert complete("explain", "spec.termination.g") == ["spec.termination.gracePeriod"]
     fabric.fail("ListNodes", PermissionDenied("no"))
     assert complete("get", "nodes", "n") == []
 

@@ -42,7 +42,7 @@ CASES: dict[str, tuple[str, str, int, str, str, str]] = {
     "unknown field, nothing near": (
         "", "  zzz: 1\n", 9, "spec.zzz", "unknown field 'zzz'",
         "it has type, replicas, priority, containers, placement, restartPolicy, rollout, disruption, termination, "
-        "securityContext, volumes, schedule or completion",
+        "securityContext, schedule, completion or volumes",
     ),
     "unknown field of Kubernetes": (
         "", "      livenessProbe: {tcpSocket: {port: 80}}\n", 9, "spec.containers[0].livenessProbe.tcpSocket",

@@ -584,7 +584,14 @@ def test_a_leader_that_stood_still_blames_nobody(stopped_s):
 
 def test_a_use_that_was_told_is_the_same_as_one_that_was_heard():
     usage = NodeUsage(
-        cpu_millis=1, memory_bytes=2, storage_bytes=3, battery_percent=4, power_source="mains", metered=True, rtt_us=7
+        cpu_millis=1,
+        memory_bytes=2,
+        storage_bytes=3,
+        battery_percent=4,
+        power_source="mains",
+        metered=True,
+        rtt_us=7,
+        pressure=("disk",),
     )
     assert all(getattr(usage, field.name) != field.default for field in dataclasses.fields(NodeUsage))
     sighting = Sighting("n1", "c2", 0, 0, 0, "b", "i", to_proto(usage, UsageMessage))

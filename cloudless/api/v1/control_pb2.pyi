@@ -831,3 +831,158 @@ class BackupResponse(_message.Message):
     data: bytes
     total_bytes: int
     def __init__(self, data: _Optional[bytes] = ..., total_bytes: _Optional[int] = ...) -> None: ...
+
+class ControlRolloutRequest(_message.Message):
+    __slots__ = ("namespace", "name", "action", "to_generation")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    TO_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    action: _types_pb2.RolloutAction
+    to_generation: int
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., action: _Optional[_Union[_types_pb2.RolloutAction, str]] = ..., to_generation: _Optional[int] = ...) -> None: ...
+
+class ControlRolloutResponse(_message.Message):
+    __slots__ = ("workload",)
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    workload: _types_pb2.Workload
+    def __init__(self, workload: _Optional[_Union[_types_pb2.Workload, _Mapping]] = ...) -> None: ...
+
+class ListRevisionsRequest(_message.Message):
+    __slots__ = ("namespace", "name")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class ListRevisionsResponse(_message.Message):
+    __slots__ = ("revisions",)
+    REVISIONS_FIELD_NUMBER: _ClassVar[int]
+    revisions: _containers.RepeatedCompositeFieldContainer[_types_pb2.WorkloadRevision]
+    def __init__(self, revisions: _Optional[_Iterable[_Union[_types_pb2.WorkloadRevision, _Mapping]]] = ...) -> None: ...
+
+class StartRunRequest(_message.Message):
+    __slots__ = ("namespace", "name")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class StartRunResponse(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: _types_pb2.JobRun
+    def __init__(self, run: _Optional[_Union[_types_pb2.JobRun, _Mapping]] = ...) -> None: ...
+
+class ExplainPlacementRequest(_message.Message):
+    __slots__ = ("namespace", "name", "replica_id")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    replica_id: str
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., replica_id: _Optional[str] = ...) -> None: ...
+
+class Remedy(_message.Message):
+    __slots__ = ("change", "node_id", "path")
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    change: str
+    node_id: str
+    path: str
+    def __init__(self, change: _Optional[str] = ..., node_id: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
+
+class ExplainPlacementResponse(_message.Message):
+    __slots__ = ("decision", "recorded", "remedies", "weights")
+    class WeightsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    RECORDED_FIELD_NUMBER: _ClassVar[int]
+    REMEDIES_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    decision: _types_pb2.PlacementDecision
+    recorded: _types_pb2.PlacementDecision
+    remedies: _containers.RepeatedCompositeFieldContainer[Remedy]
+    weights: _containers.ScalarMap[str, float]
+    def __init__(self, decision: _Optional[_Union[_types_pb2.PlacementDecision, _Mapping]] = ..., recorded: _Optional[_Union[_types_pb2.PlacementDecision, _Mapping]] = ..., remedies: _Optional[_Iterable[_Union[Remedy, _Mapping]]] = ..., weights: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class PlanWorkloadsRequest(_message.Message):
+    __slots__ = ("workloads",)
+    WORKLOADS_FIELD_NUMBER: _ClassVar[int]
+    workloads: _containers.RepeatedCompositeFieldContainer[WorkloadManifest]
+    def __init__(self, workloads: _Optional[_Iterable[_Union[WorkloadManifest, _Mapping]]] = ...) -> None: ...
+
+class SimulateRequest(_message.Message):
+    __slots__ = ("drop_nodes", "drop_zones", "at_ms")
+    DROP_NODES_FIELD_NUMBER: _ClassVar[int]
+    DROP_ZONES_FIELD_NUMBER: _ClassVar[int]
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    drop_nodes: _containers.RepeatedScalarFieldContainer[str]
+    drop_zones: _containers.RepeatedScalarFieldContainer[str]
+    at_ms: int
+    def __init__(self, drop_nodes: _Optional[_Iterable[str]] = ..., drop_zones: _Optional[_Iterable[str]] = ..., at_ms: _Optional[int] = ...) -> None: ...
+
+class PlannedChange(_message.Message):
+    __slots__ = ("namespace", "workload", "replica_id", "change", "from_node", "to_node", "reason")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    FROM_NODE_FIELD_NUMBER: _ClassVar[int]
+    TO_NODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    workload: str
+    replica_id: str
+    change: str
+    from_node: str
+    to_node: str
+    reason: str
+    def __init__(self, namespace: _Optional[str] = ..., workload: _Optional[str] = ..., replica_id: _Optional[str] = ..., change: _Optional[str] = ..., from_node: _Optional[str] = ..., to_node: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class WorkloadOutlook(_message.Message):
+    __slots__ = ("namespace", "name", "desired", "placed_before", "placed_after", "min_available", "message")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DESIRED_FIELD_NUMBER: _ClassVar[int]
+    PLACED_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    PLACED_AFTER_FIELD_NUMBER: _ClassVar[int]
+    MIN_AVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    desired: int
+    placed_before: int
+    placed_after: int
+    min_available: int
+    message: str
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., desired: _Optional[int] = ..., placed_before: _Optional[int] = ..., placed_after: _Optional[int] = ..., min_available: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+
+class PlanWorkloadsResponse(_message.Message):
+    __slots__ = ("changes", "workloads")
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    WORKLOADS_FIELD_NUMBER: _ClassVar[int]
+    changes: _containers.RepeatedCompositeFieldContainer[PlannedChange]
+    workloads: _containers.RepeatedCompositeFieldContainer[WorkloadOutlook]
+    def __init__(self, changes: _Optional[_Iterable[_Union[PlannedChange, _Mapping]]] = ..., workloads: _Optional[_Iterable[_Union[WorkloadOutlook, _Mapping]]] = ...) -> None: ...
+
+class SimulateResponse(_message.Message):
+    __slots__ = ("changes", "workloads", "nodes_away")
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    WORKLOADS_FIELD_NUMBER: _ClassVar[int]
+    NODES_AWAY_FIELD_NUMBER: _ClassVar[int]
+    changes: _containers.RepeatedCompositeFieldContainer[PlannedChange]
+    workloads: _containers.RepeatedCompositeFieldContainer[WorkloadOutlook]
+    nodes_away: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, changes: _Optional[_Iterable[_Union[PlannedChange, _Mapping]]] = ..., workloads: _Optional[_Iterable[_Union[WorkloadOutlook, _Mapping]]] = ..., nodes_away: _Optional[_Iterable[str]] = ...) -> None: ...

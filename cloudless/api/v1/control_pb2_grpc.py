@@ -600,6 +600,21 @@ class WorkloadServiceStub(object):
                 request_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.RestartWorkloadRequest.SerializeToString,
                 response_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.RestartWorkloadResponse.FromString,
                 _registered_method=True)
+        self.ControlRollout = channel.unary_unary(
+                '/cloudless.api.v1.WorkloadService/ControlRollout',
+                request_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.ControlRolloutRequest.SerializeToString,
+                response_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.ControlRolloutResponse.FromString,
+                _registered_method=True)
+        self.ListRevisions = channel.unary_unary(
+                '/cloudless.api.v1.WorkloadService/ListRevisions',
+                request_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.ListRevisionsRequest.SerializeToString,
+                response_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.ListRevisionsResponse.FromString,
+                _registered_method=True)
+        self.StartRun = channel.unary_unary(
+                '/cloudless.api.v1.WorkloadService/StartRun',
+                request_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.StartRunRequest.SerializeToString,
+                response_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.StartRunResponse.FromString,
+                _registered_method=True)
         self.GetReplica = channel.unary_unary(
                 '/cloudless.api.v1.WorkloadService/GetReplica',
                 request_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.GetReplicaRequest.SerializeToString,
@@ -686,6 +701,26 @@ class WorkloadServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ControlRollout(self, request, context):
+        """Pause, resume, promote or undo.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRevisions(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartRun(self, request, context):
+        """A run of a job or cron, now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetReplica(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -763,6 +798,21 @@ def add_WorkloadServiceServicer_to_server(servicer, server):
                     servicer.RestartWorkload,
                     request_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.RestartWorkloadRequest.FromString,
                     response_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.RestartWorkloadResponse.SerializeToString,
+            ),
+            'ControlRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.ControlRollout,
+                    request_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.ControlRolloutRequest.FromString,
+                    response_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.ControlRolloutResponse.SerializeToString,
+            ),
+            'ListRevisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRevisions,
+                    request_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.ListRevisionsRequest.FromString,
+                    response_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.ListRevisionsResponse.SerializeToString,
+            ),
+            'StartRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartRun,
+                    request_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.StartRunRequest.FromString,
+                    response_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.StartRunResponse.SerializeToString,
             ),
             'GetReplica': grpc.unary_unary_rpc_method_handler(
                     servicer.GetReplica,
@@ -1033,6 +1083,87 @@ class WorkloadService(object):
             '/cloudless.api.v1.WorkloadService/RestartWorkload',
             cloudless_dot_api_dot_v1_dot_control__pb2.RestartWorkloadRequest.SerializeToString,
             cloudless_dot_api_dot_v1_dot_control__pb2.RestartWorkloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ControlRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudless.api.v1.WorkloadService/ControlRollout',
+            cloudless_dot_api_dot_v1_dot_control__pb2.ControlRolloutRequest.SerializeToString,
+            cloudless_dot_api_dot_v1_dot_control__pb2.ControlRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudless.api.v1.WorkloadService/ListRevisions',
+            cloudless_dot_api_dot_v1_dot_control__pb2.ListRevisionsRequest.SerializeToString,
+            cloudless_dot_api_dot_v1_dot_control__pb2.ListRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudless.api.v1.WorkloadService/StartRun',
+            cloudless_dot_api_dot_v1_dot_control__pb2.StartRunRequest.SerializeToString,
+            cloudless_dot_api_dot_v1_dot_control__pb2.StartRunResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1978,6 +2109,173 @@ class ClusterService(object):
             '/cloudless.api.v1.ClusterService/Backup',
             cloudless_dot_api_dot_v1_dot_control__pb2.BackupRequest.SerializeToString,
             cloudless_dot_api_dot_v1_dot_control__pb2.BackupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class PlanningServiceStub(object):
+    """What the scheduler thinks and would do. Nothing here changes anything; all of it is computed by the code that decides,
+    on a snapshot of the state.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ExplainPlacement = channel.unary_unary(
+                '/cloudless.api.v1.PlanningService/ExplainPlacement',
+                request_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.ExplainPlacementRequest.SerializeToString,
+                response_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.ExplainPlacementResponse.FromString,
+                _registered_method=True)
+        self.PlanWorkloads = channel.unary_unary(
+                '/cloudless.api.v1.PlanningService/PlanWorkloads',
+                request_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.PlanWorkloadsRequest.SerializeToString,
+                response_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.PlanWorkloadsResponse.FromString,
+                _registered_method=True)
+        self.Simulate = channel.unary_unary(
+                '/cloudless.api.v1.PlanningService/Simulate',
+                request_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.SimulateRequest.SerializeToString,
+                response_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.SimulateResponse.FromString,
+                _registered_method=True)
+
+
+class PlanningServiceServicer(object):
+    """What the scheduler thinks and would do. Nothing here changes anything; all of it is computed by the code that decides,
+    on a snapshot of the state.
+    """
+
+    def ExplainPlacement(self, request, context):
+        """Why a replica is where it is, or nowhere: every filter, every term, and what would make it fit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PlanWorkloads(self, request, context):
+        """What an apply of these manifests would do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Simulate(self, request, context):
+        """What would happen if nodes went away, at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_PlanningServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ExplainPlacement': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainPlacement,
+                    request_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.ExplainPlacementRequest.FromString,
+                    response_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.ExplainPlacementResponse.SerializeToString,
+            ),
+            'PlanWorkloads': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanWorkloads,
+                    request_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.PlanWorkloadsRequest.FromString,
+                    response_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.PlanWorkloadsResponse.SerializeToString,
+            ),
+            'Simulate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Simulate,
+                    request_deserializer=cloudless_dot_api_dot_v1_dot_control__pb2.SimulateRequest.FromString,
+                    response_serializer=cloudless_dot_api_dot_v1_dot_control__pb2.SimulateResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'cloudless.api.v1.PlanningService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('cloudless.api.v1.PlanningService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class PlanningService(object):
+    """What the scheduler thinks and would do. Nothing here changes anything; all of it is computed by the code that decides,
+    on a snapshot of the state.
+    """
+
+    @staticmethod
+    def ExplainPlacement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudless.api.v1.PlanningService/ExplainPlacement',
+            cloudless_dot_api_dot_v1_dot_control__pb2.ExplainPlacementRequest.SerializeToString,
+            cloudless_dot_api_dot_v1_dot_control__pb2.ExplainPlacementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanWorkloads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudless.api.v1.PlanningService/PlanWorkloads',
+            cloudless_dot_api_dot_v1_dot_control__pb2.PlanWorkloadsRequest.SerializeToString,
+            cloudless_dot_api_dot_v1_dot_control__pb2.PlanWorkloadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Simulate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudless.api.v1.PlanningService/Simulate',
+            cloudless_dot_api_dot_v1_dot_control__pb2.SimulateRequest.SerializeToString,
+            cloudless_dot_api_dot_v1_dot_control__pb2.SimulateResponse.FromString,
             options,
             channel_credentials,
             insecure,

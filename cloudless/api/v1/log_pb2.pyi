@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RaftEntry(_message.Message):
-    __slots__ = ("schema", "request_id", "issued_at_ms", "actor", "no_op", "create_token", "revoke_token", "enroll_node", "renew_certificate", "update_node", "remove_node", "report_node", "put_workload", "scale_workload", "delete_workload", "apply_plan", "report_replicas", "put_user", "revoke_user", "restart_workload", "enroll_coordinator", "announce_coordinator", "remove_coordinator", "record_event")
+    __slots__ = ("schema", "request_id", "issued_at_ms", "actor", "no_op", "create_token", "revoke_token", "enroll_node", "renew_certificate", "update_node", "remove_node", "report_node", "put_workload", "scale_workload", "delete_workload", "apply_plan", "report_replicas", "put_user", "revoke_user", "restart_workload", "enroll_coordinator", "announce_coordinator", "remove_coordinator", "record_event", "control_rollout", "start_run")
     SCHEMA_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ISSUED_AT_MS_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +34,8 @@ class RaftEntry(_message.Message):
     ANNOUNCE_COORDINATOR_FIELD_NUMBER: _ClassVar[int]
     REMOVE_COORDINATOR_FIELD_NUMBER: _ClassVar[int]
     RECORD_EVENT_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    START_RUN_FIELD_NUMBER: _ClassVar[int]
     schema: int
     request_id: str
     issued_at_ms: int
@@ -58,7 +60,9 @@ class RaftEntry(_message.Message):
     announce_coordinator: AnnounceCoordinator
     remove_coordinator: RemoveCoordinator
     record_event: RecordEvent
-    def __init__(self, schema: _Optional[int] = ..., request_id: _Optional[str] = ..., issued_at_ms: _Optional[int] = ..., actor: _Optional[str] = ..., no_op: _Optional[_Union[NoOp, _Mapping]] = ..., create_token: _Optional[_Union[CreateToken, _Mapping]] = ..., revoke_token: _Optional[_Union[RevokeToken, _Mapping]] = ..., enroll_node: _Optional[_Union[EnrollNode, _Mapping]] = ..., renew_certificate: _Optional[_Union[RenewCertificate, _Mapping]] = ..., update_node: _Optional[_Union[UpdateNode, _Mapping]] = ..., remove_node: _Optional[_Union[RemoveNode, _Mapping]] = ..., report_node: _Optional[_Union[ReportNode, _Mapping]] = ..., put_workload: _Optional[_Union[PutWorkload, _Mapping]] = ..., scale_workload: _Optional[_Union[ScaleWorkload, _Mapping]] = ..., delete_workload: _Optional[_Union[DeleteWorkload, _Mapping]] = ..., apply_plan: _Optional[_Union[ApplyPlan, _Mapping]] = ..., report_replicas: _Optional[_Union[ReportReplicas, _Mapping]] = ..., put_user: _Optional[_Union[PutUser, _Mapping]] = ..., revoke_user: _Optional[_Union[RevokeUser, _Mapping]] = ..., restart_workload: _Optional[_Union[RestartWorkload, _Mapping]] = ..., enroll_coordinator: _Optional[_Union[EnrollCoordinator, _Mapping]] = ..., announce_coordinator: _Optional[_Union[AnnounceCoordinator, _Mapping]] = ..., remove_coordinator: _Optional[_Union[RemoveCoordinator, _Mapping]] = ..., record_event: _Optional[_Union[RecordEvent, _Mapping]] = ...) -> None: ...
+    control_rollout: ControlRollout
+    start_run: StartRun
+    def __init__(self, schema: _Optional[int] = ..., request_id: _Optional[str] = ..., issued_at_ms: _Optional[int] = ..., actor: _Optional[str] = ..., no_op: _Optional[_Union[NoOp, _Mapping]] = ..., create_token: _Optional[_Union[CreateToken, _Mapping]] = ..., revoke_token: _Optional[_Union[RevokeToken, _Mapping]] = ..., enroll_node: _Optional[_Union[EnrollNode, _Mapping]] = ..., renew_certificate: _Optional[_Union[RenewCertificate, _Mapping]] = ..., update_node: _Optional[_Union[UpdateNode, _Mapping]] = ..., remove_node: _Optional[_Union[RemoveNode, _Mapping]] = ..., report_node: _Optional[_Union[ReportNode, _Mapping]] = ..., put_workload: _Optional[_Union[PutWorkload, _Mapping]] = ..., scale_workload: _Optional[_Union[ScaleWorkload, _Mapping]] = ..., delete_workload: _Optional[_Union[DeleteWorkload, _Mapping]] = ..., apply_plan: _Optional[_Union[ApplyPlan, _Mapping]] = ..., report_replicas: _Optional[_Union[ReportReplicas, _Mapping]] = ..., put_user: _Optional[_Union[PutUser, _Mapping]] = ..., revoke_user: _Optional[_Union[RevokeUser, _Mapping]] = ..., restart_workload: _Optional[_Union[RestartWorkload, _Mapping]] = ..., enroll_coordinator: _Optional[_Union[EnrollCoordinator, _Mapping]] = ..., announce_coordinator: _Optional[_Union[AnnounceCoordinator, _Mapping]] = ..., remove_coordinator: _Optional[_Union[RemoveCoordinator, _Mapping]] = ..., record_event: _Optional[_Union[RecordEvent, _Mapping]] = ..., control_rollout: _Optional[_Union[ControlRollout, _Mapping]] = ..., start_run: _Optional[_Union[StartRun, _Mapping]] = ...) -> None: ...
 
 class NoOp(_message.Message):
     __slots__ = ()
@@ -136,16 +140,22 @@ class RemoveNode(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., force: bool = ...) -> None: ...
 
 class ReportNode(_message.Message):
-    __slots__ = ("node_id", "state", "reason", "device")
+    __slots__ = ("node_id", "state", "reason", "device", "clock_skew_ms", "reliability", "presence")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_SKEW_MS_FIELD_NUMBER: _ClassVar[int]
+    RELIABILITY_FIELD_NUMBER: _ClassVar[int]
+    PRESENCE_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     state: _types_pb2.NodeState
     reason: str
     device: _types_pb2.DeviceInfo
-    def __init__(self, node_id: _Optional[str] = ..., state: _Optional[_Union[_types_pb2.NodeState, str]] = ..., reason: _Optional[str] = ..., device: _Optional[_Union[_types_pb2.DeviceInfo, _Mapping]] = ...) -> None: ...
+    clock_skew_ms: int
+    reliability: _types_pb2.NodeReliability
+    presence: _types_pb2.NodePresence
+    def __init__(self, node_id: _Optional[str] = ..., state: _Optional[_Union[_types_pb2.NodeState, str]] = ..., reason: _Optional[str] = ..., device: _Optional[_Union[_types_pb2.DeviceInfo, _Mapping]] = ..., clock_skew_ms: _Optional[int] = ..., reliability: _Optional[_Union[_types_pb2.NodeReliability, _Mapping]] = ..., presence: _Optional[_Union[_types_pb2.NodePresence, _Mapping]] = ...) -> None: ...
 
 class PutWorkload(_message.Message):
     __slots__ = ("metadata", "spec", "expected_revision")
@@ -184,16 +194,18 @@ class RestartWorkload(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class PlannedReplica(_message.Message):
-    __slots__ = ("replica_id", "generation", "placement", "attempt")
+    __slots__ = ("replica_id", "generation", "placement", "attempt", "run")
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     generation: int
     placement: _types_pb2.PlacementDecision
     attempt: int
-    def __init__(self, replica_id: _Optional[str] = ..., generation: _Optional[int] = ..., placement: _Optional[_Union[_types_pb2.PlacementDecision, _Mapping]] = ..., attempt: _Optional[int] = ...) -> None: ...
+    run: int
+    def __init__(self, replica_id: _Optional[str] = ..., generation: _Optional[int] = ..., placement: _Optional[_Union[_types_pb2.PlacementDecision, _Mapping]] = ..., attempt: _Optional[int] = ..., run: _Optional[int] = ...) -> None: ...
 
 class PlannedStop(_message.Message):
     __slots__ = ("replica_id", "reason")
@@ -204,20 +216,52 @@ class PlannedStop(_message.Message):
     def __init__(self, replica_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class ApplyPlan(_message.Message):
-    __slots__ = ("namespace", "workload", "planned_at_index", "replicas", "stops", "lost")
+    __slots__ = ("namespace", "workload", "planned_at_index", "replicas", "stops", "lost", "rollout", "runs", "scheduled_until_ms", "preemptions", "roll_back", "expired")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     WORKLOAD_FIELD_NUMBER: _ClassVar[int]
     PLANNED_AT_INDEX_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
     STOPS_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULED_UNTIL_MS_FIELD_NUMBER: _ClassVar[int]
+    PREEMPTIONS_FIELD_NUMBER: _ClassVar[int]
+    ROLL_BACK_FIELD_NUMBER: _ClassVar[int]
+    EXPIRED_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     workload: str
     planned_at_index: int
     replicas: _containers.RepeatedCompositeFieldContainer[PlannedReplica]
     stops: _containers.RepeatedCompositeFieldContainer[PlannedStop]
     lost: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, namespace: _Optional[str] = ..., workload: _Optional[str] = ..., planned_at_index: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[PlannedReplica, _Mapping]]] = ..., stops: _Optional[_Iterable[_Union[PlannedStop, _Mapping]]] = ..., lost: _Optional[_Iterable[str]] = ...) -> None: ...
+    rollout: _types_pb2.RolloutProgress
+    runs: _containers.RepeatedCompositeFieldContainer[_types_pb2.JobRun]
+    scheduled_until_ms: int
+    preemptions: _containers.RepeatedCompositeFieldContainer[PlannedStop]
+    roll_back: bool
+    expired: bool
+    def __init__(self, namespace: _Optional[str] = ..., workload: _Optional[str] = ..., planned_at_index: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[PlannedReplica, _Mapping]]] = ..., stops: _Optional[_Iterable[_Union[PlannedStop, _Mapping]]] = ..., lost: _Optional[_Iterable[str]] = ..., rollout: _Optional[_Union[_types_pb2.RolloutProgress, _Mapping]] = ..., runs: _Optional[_Iterable[_Union[_types_pb2.JobRun, _Mapping]]] = ..., scheduled_until_ms: _Optional[int] = ..., preemptions: _Optional[_Iterable[_Union[PlannedStop, _Mapping]]] = ..., roll_back: bool = ..., expired: bool = ...) -> None: ...
+
+class ControlRollout(_message.Message):
+    __slots__ = ("namespace", "name", "action", "to_generation")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    TO_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    action: _types_pb2.RolloutAction
+    to_generation: int
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., action: _Optional[_Union[_types_pb2.RolloutAction, str]] = ..., to_generation: _Optional[int] = ...) -> None: ...
+
+class StartRun(_message.Message):
+    __slots__ = ("namespace", "name")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class ReportedReplica(_message.Message):
     __slots__ = ("replica_id", "status", "gone")
@@ -338,18 +382,8 @@ class RememberedResult(_message.Message):
     result: ApplyResult
     def __init__(self, request_id: _Optional[str] = ..., index: _Optional[int] = ..., result: _Optional[_Union[ApplyResult, _Mapping]] = ...) -> None: ...
 
-class WorkloadRevision(_message.Message):
-    __slots__ = ("generation", "spec", "created_at_ms")
-    GENERATION_FIELD_NUMBER: _ClassVar[int]
-    SPEC_FIELD_NUMBER: _ClassVar[int]
-    CREATED_AT_MS_FIELD_NUMBER: _ClassVar[int]
-    generation: int
-    spec: _spec_pb2.WorkloadSpec
-    created_at_ms: int
-    def __init__(self, generation: _Optional[int] = ..., spec: _Optional[_Union[_spec_pb2.WorkloadSpec, _Mapping]] = ..., created_at_ms: _Optional[int] = ...) -> None: ...
-
 class WorkloadRecord(_message.Message):
-    __slots__ = ("metadata", "spec", "generation", "revision", "created_at_ms", "updated_at_ms", "deleting", "history")
+    __slots__ = ("metadata", "spec", "generation", "revision", "created_at_ms", "updated_at_ms", "deleting", "history", "rollout", "runs", "scheduled_until_ms", "last_run")
     METADATA_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
@@ -358,6 +392,10 @@ class WorkloadRecord(_message.Message):
     UPDATED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     DELETING_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULED_UNTIL_MS_FIELD_NUMBER: _ClassVar[int]
+    LAST_RUN_FIELD_NUMBER: _ClassVar[int]
     metadata: _spec_pb2.Metadata
     spec: _spec_pb2.WorkloadSpec
     generation: int
@@ -365,8 +403,12 @@ class WorkloadRecord(_message.Message):
     created_at_ms: int
     updated_at_ms: int
     deleting: bool
-    history: _containers.RepeatedCompositeFieldContainer[WorkloadRevision]
-    def __init__(self, metadata: _Optional[_Union[_spec_pb2.Metadata, _Mapping]] = ..., spec: _Optional[_Union[_spec_pb2.WorkloadSpec, _Mapping]] = ..., generation: _Optional[int] = ..., revision: _Optional[int] = ..., created_at_ms: _Optional[int] = ..., updated_at_ms: _Optional[int] = ..., deleting: bool = ..., history: _Optional[_Iterable[_Union[WorkloadRevision, _Mapping]]] = ...) -> None: ...
+    history: _containers.RepeatedCompositeFieldContainer[_types_pb2.WorkloadRevision]
+    rollout: _types_pb2.RolloutProgress
+    runs: _containers.RepeatedCompositeFieldContainer[_types_pb2.JobRun]
+    scheduled_until_ms: int
+    last_run: int
+    def __init__(self, metadata: _Optional[_Union[_spec_pb2.Metadata, _Mapping]] = ..., spec: _Optional[_Union[_spec_pb2.WorkloadSpec, _Mapping]] = ..., generation: _Optional[int] = ..., revision: _Optional[int] = ..., created_at_ms: _Optional[int] = ..., updated_at_ms: _Optional[int] = ..., deleting: bool = ..., history: _Optional[_Iterable[_Union[_types_pb2.WorkloadRevision, _Mapping]]] = ..., rollout: _Optional[_Union[_types_pb2.RolloutProgress, _Mapping]] = ..., runs: _Optional[_Iterable[_Union[_types_pb2.JobRun, _Mapping]]] = ..., scheduled_until_ms: _Optional[int] = ..., last_run: _Optional[int] = ...) -> None: ...
 
 class StateSnapshot(_message.Message):
     __slots__ = ("schema", "index", "term", "trust_domain", "nodes", "workloads", "replicas", "tokens", "users", "events", "results", "coordinators")

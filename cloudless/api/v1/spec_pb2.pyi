@@ -48,6 +48,20 @@ class ReconnectRule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RECONNECT_RULE_UNSPECIFIED: _ClassVar[ReconnectRule]
     RECONNECT_RULE_KEEP_OLDEST: _ClassVar[ReconnectRule]
     RECONNECT_RULE_KEEP_NEWEST: _ClassVar[ReconnectRule]
+
+class ConcurrencyPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CONCURRENCY_POLICY_UNSPECIFIED: _ClassVar[ConcurrencyPolicy]
+    CONCURRENCY_POLICY_ALLOW: _ClassVar[ConcurrencyPolicy]
+    CONCURRENCY_POLICY_FORBID: _ClassVar[ConcurrencyPolicy]
+    CONCURRENCY_POLICY_REPLACE: _ClassVar[ConcurrencyPolicy]
+
+class MissedRuns(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MISSED_RUNS_UNSPECIFIED: _ClassVar[MissedRuns]
+    MISSED_RUNS_SKIP: _ClassVar[MissedRuns]
+    MISSED_RUNS_RUN_ONCE: _ClassVar[MissedRuns]
+    MISSED_RUNS_RUN_ALL: _ClassVar[MissedRuns]
 WORKLOAD_TYPE_UNSPECIFIED: WorkloadType
 WORKLOAD_TYPE_SERVICE: WorkloadType
 WORKLOAD_TYPE_SYSTEM: WorkloadType
@@ -72,6 +86,14 @@ ROLLOUT_STRATEGY_BLUE_GREEN: RolloutStrategy
 RECONNECT_RULE_UNSPECIFIED: ReconnectRule
 RECONNECT_RULE_KEEP_OLDEST: ReconnectRule
 RECONNECT_RULE_KEEP_NEWEST: ReconnectRule
+CONCURRENCY_POLICY_UNSPECIFIED: ConcurrencyPolicy
+CONCURRENCY_POLICY_ALLOW: ConcurrencyPolicy
+CONCURRENCY_POLICY_FORBID: ConcurrencyPolicy
+CONCURRENCY_POLICY_REPLACE: ConcurrencyPolicy
+MISSED_RUNS_UNSPECIFIED: MissedRuns
+MISSED_RUNS_SKIP: MissedRuns
+MISSED_RUNS_RUN_ONCE: MissedRuns
+MISSED_RUNS_RUN_ALL: MissedRuns
 
 class ResourceAmounts(_message.Message):
     __slots__ = ("cpu_millis", "memory_bytes", "storage_bytes", "egress_bps", "pids")
@@ -256,26 +278,60 @@ class Toleration(_message.Message):
     effect: TaintEffect
     def __init__(self, key: _Optional[str] = ..., operator: _Optional[str] = ..., value: _Optional[str] = ..., effect: _Optional[_Union[TaintEffect, str]] = ...) -> None: ...
 
+class Affinity(_message.Message):
+    __slots__ = ("workload", "match_labels", "topology_key", "required", "weight")
+    class MatchLabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    MATCH_LABELS_FIELD_NUMBER: _ClassVar[int]
+    TOPOLOGY_KEY_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    workload: str
+    match_labels: _containers.ScalarMap[str, str]
+    topology_key: str
+    required: bool
+    weight: int
+    def __init__(self, workload: _Optional[str] = ..., match_labels: _Optional[_Mapping[str, str]] = ..., topology_key: _Optional[str] = ..., required: bool = ..., weight: _Optional[int] = ...) -> None: ...
+
 class AntiAffinity(_message.Message):
-    __slots__ = ("workload", "topology_key", "required")
+    __slots__ = ("workload", "topology_key", "required", "match_labels", "weight")
+    class MatchLabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     WORKLOAD_FIELD_NUMBER: _ClassVar[int]
     TOPOLOGY_KEY_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_FIELD_NUMBER: _ClassVar[int]
+    MATCH_LABELS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
     workload: str
     topology_key: str
     required: bool
-    def __init__(self, workload: _Optional[str] = ..., topology_key: _Optional[str] = ..., required: bool = ...) -> None: ...
+    match_labels: _containers.ScalarMap[str, str]
+    weight: int
+    def __init__(self, workload: _Optional[str] = ..., topology_key: _Optional[str] = ..., required: bool = ..., match_labels: _Optional[_Mapping[str, str]] = ..., weight: _Optional[int] = ...) -> None: ...
 
 class SpreadConstraint(_message.Message):
-    __slots__ = ("topology_key", "max_skew")
+    __slots__ = ("topology_key", "max_skew", "required")
     TOPOLOGY_KEY_FIELD_NUMBER: _ClassVar[int]
     MAX_SKEW_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_FIELD_NUMBER: _ClassVar[int]
     topology_key: str
     max_skew: int
-    def __init__(self, topology_key: _Optional[str] = ..., max_skew: _Optional[int] = ...) -> None: ...
+    required: bool
+    def __init__(self, topology_key: _Optional[str] = ..., max_skew: _Optional[int] = ..., required: bool = ...) -> None: ...
 
 class Placement(_message.Message):
-    __slots__ = ("regions", "zones", "required", "node_selector", "tolerations", "anti_affinity", "spread")
+    __slots__ = ("regions", "zones", "required", "node_selector", "tolerations", "anti_affinity", "spread", "affinity")
     class NodeSelectorEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -290,6 +346,7 @@ class Placement(_message.Message):
     TOLERATIONS_FIELD_NUMBER: _ClassVar[int]
     ANTI_AFFINITY_FIELD_NUMBER: _ClassVar[int]
     SPREAD_FIELD_NUMBER: _ClassVar[int]
+    AFFINITY_FIELD_NUMBER: _ClassVar[int]
     regions: _containers.RepeatedScalarFieldContainer[str]
     zones: _containers.RepeatedScalarFieldContainer[str]
     required: bool
@@ -297,7 +354,8 @@ class Placement(_message.Message):
     tolerations: _containers.RepeatedCompositeFieldContainer[Toleration]
     anti_affinity: _containers.RepeatedCompositeFieldContainer[AntiAffinity]
     spread: _containers.RepeatedCompositeFieldContainer[SpreadConstraint]
-    def __init__(self, regions: _Optional[_Iterable[str]] = ..., zones: _Optional[_Iterable[str]] = ..., required: bool = ..., node_selector: _Optional[_Mapping[str, str]] = ..., tolerations: _Optional[_Iterable[_Union[Toleration, _Mapping]]] = ..., anti_affinity: _Optional[_Iterable[_Union[AntiAffinity, _Mapping]]] = ..., spread: _Optional[_Iterable[_Union[SpreadConstraint, _Mapping]]] = ...) -> None: ...
+    affinity: _containers.RepeatedCompositeFieldContainer[Affinity]
+    def __init__(self, regions: _Optional[_Iterable[str]] = ..., zones: _Optional[_Iterable[str]] = ..., required: bool = ..., node_selector: _Optional[_Mapping[str, str]] = ..., tolerations: _Optional[_Iterable[_Union[Toleration, _Mapping]]] = ..., anti_affinity: _Optional[_Iterable[_Union[AntiAffinity, _Mapping]]] = ..., spread: _Optional[_Iterable[_Union[SpreadConstraint, _Mapping]]] = ..., affinity: _Optional[_Iterable[_Union[Affinity, _Mapping]]] = ...) -> None: ...
 
 class Backoff(_message.Message):
     __slots__ = ("initial_ms", "max_ms", "reset_ms")
@@ -319,8 +377,22 @@ class RestartPolicy(_message.Message):
     backoff: Backoff
     def __init__(self, policy: _Optional[_Union[RestartPolicyKind, str]] = ..., max_retries: _Optional[int] = ..., backoff: _Optional[_Union[Backoff, _Mapping]] = ...) -> None: ...
 
+class CanaryStep(_message.Message):
+    __slots__ = ("weight", "pause_ms")
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_MS_FIELD_NUMBER: _ClassVar[int]
+    weight: int
+    pause_ms: int
+    def __init__(self, weight: _Optional[int] = ..., pause_ms: _Optional[int] = ...) -> None: ...
+
+class Canary(_message.Message):
+    __slots__ = ("steps",)
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    steps: _containers.RepeatedCompositeFieldContainer[CanaryStep]
+    def __init__(self, steps: _Optional[_Iterable[_Union[CanaryStep, _Mapping]]] = ...) -> None: ...
+
 class Rollout(_message.Message):
-    __slots__ = ("strategy", "max_surge", "max_unavailable", "min_available", "min_ready_ms", "progress_deadline_ms", "auto_rollback")
+    __slots__ = ("strategy", "max_surge", "max_unavailable", "min_available", "min_ready_ms", "progress_deadline_ms", "auto_rollback", "canary")
     STRATEGY_FIELD_NUMBER: _ClassVar[int]
     MAX_SURGE_FIELD_NUMBER: _ClassVar[int]
     MAX_UNAVAILABLE_FIELD_NUMBER: _ClassVar[int]
@@ -328,6 +400,7 @@ class Rollout(_message.Message):
     MIN_READY_MS_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
     AUTO_ROLLBACK_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
     strategy: RolloutStrategy
     max_surge: int
     max_unavailable: int
@@ -335,7 +408,8 @@ class Rollout(_message.Message):
     min_ready_ms: int
     progress_deadline_ms: int
     auto_rollback: bool
-    def __init__(self, strategy: _Optional[_Union[RolloutStrategy, str]] = ..., max_surge: _Optional[int] = ..., max_unavailable: _Optional[int] = ..., min_available: _Optional[int] = ..., min_ready_ms: _Optional[int] = ..., progress_deadline_ms: _Optional[int] = ..., auto_rollback: bool = ...) -> None: ...
+    canary: Canary
+    def __init__(self, strategy: _Optional[_Union[RolloutStrategy, str]] = ..., max_surge: _Optional[int] = ..., max_unavailable: _Optional[int] = ..., min_available: _Optional[int] = ..., min_ready_ms: _Optional[int] = ..., progress_deadline_ms: _Optional[int] = ..., auto_rollback: bool = ..., canary: _Optional[_Union[Canary, _Mapping]] = ...) -> None: ...
 
 class Disruption(_message.Message):
     __slots__ = ("offline_grace_ms", "on_reconnect", "lease_duration_ms")
@@ -347,14 +421,54 @@ class Disruption(_message.Message):
     lease_duration_ms: int
     def __init__(self, offline_grace_ms: _Optional[int] = ..., on_reconnect: _Optional[_Union[ReconnectRule, str]] = ..., lease_duration_ms: _Optional[int] = ...) -> None: ...
 
+class PreStop(_message.Message):
+    __slots__ = ("exec", "http", "sleep_ms")
+    EXEC_FIELD_NUMBER: _ClassVar[int]
+    HTTP_FIELD_NUMBER: _ClassVar[int]
+    SLEEP_MS_FIELD_NUMBER: _ClassVar[int]
+    exec: ExecProbe
+    http: HttpProbe
+    sleep_ms: int
+    def __init__(self, exec: _Optional[_Union[ExecProbe, _Mapping]] = ..., http: _Optional[_Union[HttpProbe, _Mapping]] = ..., sleep_ms: _Optional[int] = ...) -> None: ...
+
 class Termination(_message.Message):
-    __slots__ = ("grace_period_ms",)
+    __slots__ = ("grace_period_ms", "pre_stop")
     GRACE_PERIOD_MS_FIELD_NUMBER: _ClassVar[int]
+    PRE_STOP_FIELD_NUMBER: _ClassVar[int]
     grace_period_ms: int
-    def __init__(self, grace_period_ms: _Optional[int] = ...) -> None: ...
+    pre_stop: PreStop
+    def __init__(self, grace_period_ms: _Optional[int] = ..., pre_stop: _Optional[_Union[PreStop, _Mapping]] = ...) -> None: ...
+
+class Schedule(_message.Message):
+    __slots__ = ("cron", "time_zone", "concurrency", "missed", "history", "suspend")
+    CRON_FIELD_NUMBER: _ClassVar[int]
+    TIME_ZONE_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
+    SUSPEND_FIELD_NUMBER: _ClassVar[int]
+    cron: str
+    time_zone: str
+    concurrency: ConcurrencyPolicy
+    missed: MissedRuns
+    history: int
+    suspend: bool
+    def __init__(self, cron: _Optional[str] = ..., time_zone: _Optional[str] = ..., concurrency: _Optional[_Union[ConcurrencyPolicy, str]] = ..., missed: _Optional[_Union[MissedRuns, str]] = ..., history: _Optional[int] = ..., suspend: bool = ...) -> None: ...
+
+class Completion(_message.Message):
+    __slots__ = ("parallelism", "completions", "ttl_after_finished_ms", "active_deadline_ms")
+    PARALLELISM_FIELD_NUMBER: _ClassVar[int]
+    COMPLETIONS_FIELD_NUMBER: _ClassVar[int]
+    TTL_AFTER_FINISHED_MS_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    parallelism: int
+    completions: int
+    ttl_after_finished_ms: int
+    active_deadline_ms: int
+    def __init__(self, parallelism: _Optional[int] = ..., completions: _Optional[int] = ..., ttl_after_finished_ms: _Optional[int] = ..., active_deadline_ms: _Optional[int] = ...) -> None: ...
 
 class WorkloadSpec(_message.Message):
-    __slots__ = ("type", "replicas", "priority", "containers", "placement", "restart_policy", "rollout", "disruption", "termination", "security_context")
+    __slots__ = ("type", "replicas", "priority", "containers", "placement", "restart_policy", "rollout", "disruption", "termination", "security_context", "schedule", "completion")
     TYPE_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
@@ -365,6 +479,8 @@ class WorkloadSpec(_message.Message):
     DISRUPTION_FIELD_NUMBER: _ClassVar[int]
     TERMINATION_FIELD_NUMBER: _ClassVar[int]
     SECURITY_CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_FIELD_NUMBER: _ClassVar[int]
     type: WorkloadType
     replicas: int
     priority: int
@@ -375,7 +491,9 @@ class WorkloadSpec(_message.Message):
     disruption: Disruption
     termination: Termination
     security_context: SecurityContext
-    def __init__(self, type: _Optional[_Union[WorkloadType, str]] = ..., replicas: _Optional[int] = ..., priority: _Optional[int] = ..., containers: _Optional[_Iterable[_Union[Container, _Mapping]]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., restart_policy: _Optional[_Union[RestartPolicy, _Mapping]] = ..., rollout: _Optional[_Union[Rollout, _Mapping]] = ..., disruption: _Optional[_Union[Disruption, _Mapping]] = ..., termination: _Optional[_Union[Termination, _Mapping]] = ..., security_context: _Optional[_Union[SecurityContext, _Mapping]] = ...) -> None: ...
+    schedule: Schedule
+    completion: Completion
+    def __init__(self, type: _Optional[_Union[WorkloadType, str]] = ..., replicas: _Optional[int] = ..., priority: _Optional[int] = ..., containers: _Optional[_Iterable[_Union[Container, _Mapping]]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., restart_policy: _Optional[_Union[RestartPolicy, _Mapping]] = ..., rollout: _Optional[_Union[Rollout, _Mapping]] = ..., disruption: _Optional[_Union[Disruption, _Mapping]] = ..., termination: _Optional[_Union[Termination, _Mapping]] = ..., security_context: _Optional[_Union[SecurityContext, _Mapping]] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., completion: _Optional[_Union[Completion, _Mapping]] = ...) -> None: ...
 
 class Metadata(_message.Message):
     __slots__ = ("name", "namespace", "labels", "annotations")

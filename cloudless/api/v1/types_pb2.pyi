@@ -63,6 +63,32 @@ class Severity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SEVERITY_INFO: _ClassVar[Severity]
     SEVERITY_WARNING: _ClassVar[Severity]
     SEVERITY_ERROR: _ClassVar[Severity]
+
+class RolloutAction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ROLLOUT_ACTION_UNSPECIFIED: _ClassVar[RolloutAction]
+    ROLLOUT_ACTION_PAUSE: _ClassVar[RolloutAction]
+    ROLLOUT_ACTION_RESUME: _ClassVar[RolloutAction]
+    ROLLOUT_ACTION_PROMOTE: _ClassVar[RolloutAction]
+    ROLLOUT_ACTION_UNDO: _ClassVar[RolloutAction]
+
+class RolloutPhase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ROLLOUT_PHASE_UNSPECIFIED: _ClassVar[RolloutPhase]
+    ROLLOUT_PHASE_PROGRESSING: _ClassVar[RolloutPhase]
+    ROLLOUT_PHASE_PAUSED: _ClassVar[RolloutPhase]
+    ROLLOUT_PHASE_AWAITING_PROMOTION: _ClassVar[RolloutPhase]
+    ROLLOUT_PHASE_COMPLETE: _ClassVar[RolloutPhase]
+    ROLLOUT_PHASE_FAILED: _ClassVar[RolloutPhase]
+    ROLLOUT_PHASE_ROLLED_BACK: _ClassVar[RolloutPhase]
+
+class RunPhase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RUN_PHASE_UNSPECIFIED: _ClassVar[RunPhase]
+    RUN_PHASE_RUNNING: _ClassVar[RunPhase]
+    RUN_PHASE_SUCCEEDED: _ClassVar[RunPhase]
+    RUN_PHASE_FAILED: _ClassVar[RunPhase]
+    RUN_PHASE_SKIPPED: _ClassVar[RunPhase]
 DEVICE_CLASS_UNSPECIFIED: DeviceClass
 DEVICE_CLASS_PHONE: DeviceClass
 DEVICE_CLASS_LAPTOP: DeviceClass
@@ -101,6 +127,23 @@ SEVERITY_UNSPECIFIED: Severity
 SEVERITY_INFO: Severity
 SEVERITY_WARNING: Severity
 SEVERITY_ERROR: Severity
+ROLLOUT_ACTION_UNSPECIFIED: RolloutAction
+ROLLOUT_ACTION_PAUSE: RolloutAction
+ROLLOUT_ACTION_RESUME: RolloutAction
+ROLLOUT_ACTION_PROMOTE: RolloutAction
+ROLLOUT_ACTION_UNDO: RolloutAction
+ROLLOUT_PHASE_UNSPECIFIED: RolloutPhase
+ROLLOUT_PHASE_PROGRESSING: RolloutPhase
+ROLLOUT_PHASE_PAUSED: RolloutPhase
+ROLLOUT_PHASE_AWAITING_PROMOTION: RolloutPhase
+ROLLOUT_PHASE_COMPLETE: RolloutPhase
+ROLLOUT_PHASE_FAILED: RolloutPhase
+ROLLOUT_PHASE_ROLLED_BACK: RolloutPhase
+RUN_PHASE_UNSPECIFIED: RunPhase
+RUN_PHASE_RUNNING: RunPhase
+RUN_PHASE_SUCCEEDED: RunPhase
+RUN_PHASE_FAILED: RunPhase
+RUN_PHASE_SKIPPED: RunPhase
 
 class Taint(_message.Message):
     __slots__ = ("key", "value", "effect")
@@ -135,7 +178,7 @@ class RuntimeInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., available: bool = ..., detail: _Optional[str] = ...) -> None: ...
 
 class DeviceInfo(_message.Message):
-    __slots__ = ("device_class", "arch", "os", "kernel", "hostname", "agent_version", "capacity", "iops_class", "gpus", "power_source", "metered", "runtimes", "features", "addresses", "labels")
+    __slots__ = ("device_class", "arch", "os", "kernel", "hostname", "agent_version", "capacity", "iops_class", "gpus", "power_source", "metered", "runtimes", "features", "addresses", "labels", "owner")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -158,6 +201,7 @@ class DeviceInfo(_message.Message):
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     device_class: DeviceClass
     arch: str
     os: str
@@ -173,10 +217,33 @@ class DeviceInfo(_message.Message):
     features: _containers.RepeatedCompositeFieldContainer[Feature]
     addresses: _containers.RepeatedScalarFieldContainer[str]
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, device_class: _Optional[_Union[DeviceClass, str]] = ..., arch: _Optional[str] = ..., os: _Optional[str] = ..., kernel: _Optional[str] = ..., hostname: _Optional[str] = ..., agent_version: _Optional[str] = ..., capacity: _Optional[_Union[_spec_pb2.ResourceAmounts, _Mapping]] = ..., iops_class: _Optional[str] = ..., gpus: _Optional[int] = ..., power_source: _Optional[str] = ..., metered: bool = ..., runtimes: _Optional[_Iterable[_Union[RuntimeInfo, _Mapping]]] = ..., features: _Optional[_Iterable[_Union[Feature, _Mapping]]] = ..., addresses: _Optional[_Iterable[str]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    owner: OwnerTerms
+    def __init__(self, device_class: _Optional[_Union[DeviceClass, str]] = ..., arch: _Optional[str] = ..., os: _Optional[str] = ..., kernel: _Optional[str] = ..., hostname: _Optional[str] = ..., agent_version: _Optional[str] = ..., capacity: _Optional[_Union[_spec_pb2.ResourceAmounts, _Mapping]] = ..., iops_class: _Optional[str] = ..., gpus: _Optional[int] = ..., power_source: _Optional[str] = ..., metered: bool = ..., runtimes: _Optional[_Iterable[_Union[RuntimeInfo, _Mapping]]] = ..., features: _Optional[_Iterable[_Union[Feature, _Mapping]]] = ..., addresses: _Optional[_Iterable[str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., owner: _Optional[_Union[OwnerTerms, _Mapping]] = ...) -> None: ...
+
+class OwnerTerms(_message.Message):
+    __slots__ = ("share_percent", "hours", "battery_floor_percent", "battery_resume_percent", "allow_metered", "namespaces", "accepting", "not_accepting_reason", "evicting")
+    SHARE_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    HOURS_FIELD_NUMBER: _ClassVar[int]
+    BATTERY_FLOOR_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    BATTERY_RESUME_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_METERED_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACES_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTING_FIELD_NUMBER: _ClassVar[int]
+    NOT_ACCEPTING_REASON_FIELD_NUMBER: _ClassVar[int]
+    EVICTING_FIELD_NUMBER: _ClassVar[int]
+    share_percent: int
+    hours: _containers.RepeatedScalarFieldContainer[str]
+    battery_floor_percent: int
+    battery_resume_percent: int
+    allow_metered: bool
+    namespaces: _containers.RepeatedScalarFieldContainer[str]
+    accepting: bool
+    not_accepting_reason: str
+    evicting: bool
+    def __init__(self, share_percent: _Optional[int] = ..., hours: _Optional[_Iterable[str]] = ..., battery_floor_percent: _Optional[int] = ..., battery_resume_percent: _Optional[int] = ..., allow_metered: bool = ..., namespaces: _Optional[_Iterable[str]] = ..., accepting: bool = ..., not_accepting_reason: _Optional[str] = ..., evicting: bool = ...) -> None: ...
 
 class NodeUsage(_message.Message):
-    __slots__ = ("cpu_millis", "memory_bytes", "storage_bytes", "battery_percent", "power_source", "metered", "rtt_us")
+    __slots__ = ("cpu_millis", "memory_bytes", "storage_bytes", "battery_percent", "power_source", "metered", "rtt_us", "pressure")
     CPU_MILLIS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     STORAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -184,6 +251,7 @@ class NodeUsage(_message.Message):
     POWER_SOURCE_FIELD_NUMBER: _ClassVar[int]
     METERED_FIELD_NUMBER: _ClassVar[int]
     RTT_US_FIELD_NUMBER: _ClassVar[int]
+    PRESSURE_FIELD_NUMBER: _ClassVar[int]
     cpu_millis: int
     memory_bytes: int
     storage_bytes: int
@@ -191,10 +259,33 @@ class NodeUsage(_message.Message):
     power_source: str
     metered: bool
     rtt_us: int
-    def __init__(self, cpu_millis: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., storage_bytes: _Optional[int] = ..., battery_percent: _Optional[int] = ..., power_source: _Optional[str] = ..., metered: bool = ..., rtt_us: _Optional[int] = ...) -> None: ...
+    pressure: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, cpu_millis: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., storage_bytes: _Optional[int] = ..., battery_percent: _Optional[int] = ..., power_source: _Optional[str] = ..., metered: bool = ..., rtt_us: _Optional[int] = ..., pressure: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class NodeReliability(_message.Message):
+    __slots__ = ("available_permille", "losses_milli", "failed_starts_milli", "updated_at_ms", "first_ready_at_ms")
+    AVAILABLE_PERMILLE_FIELD_NUMBER: _ClassVar[int]
+    LOSSES_MILLI_FIELD_NUMBER: _ClassVar[int]
+    FAILED_STARTS_MILLI_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_READY_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    available_permille: int
+    losses_milli: int
+    failed_starts_milli: int
+    updated_at_ms: int
+    first_ready_at_ms: int
+    def __init__(self, available_permille: _Optional[int] = ..., losses_milli: _Optional[int] = ..., failed_starts_milli: _Optional[int] = ..., updated_at_ms: _Optional[int] = ..., first_ready_at_ms: _Optional[int] = ...) -> None: ...
+
+class NodePresence(_message.Message):
+    __slots__ = ("online_permille", "updated_at_ms")
+    ONLINE_PERMILLE_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    online_permille: _containers.RepeatedScalarFieldContainer[int]
+    updated_at_ms: int
+    def __init__(self, online_permille: _Optional[_Iterable[int]] = ..., updated_at_ms: _Optional[int] = ...) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("id", "region", "zone", "labels", "taints", "cordoned", "draining", "state", "state_reason", "state_since_ms", "device", "public_key_sha256", "certificate_serial", "certificate_expires_at_ms", "enrolled_at_ms", "revision", "token_id")
+    __slots__ = ("id", "region", "zone", "labels", "taints", "cordoned", "draining", "state", "state_reason", "state_since_ms", "device", "public_key_sha256", "certificate_serial", "certificate_expires_at_ms", "enrolled_at_ms", "revision", "token_id", "reliability", "presence", "clock_skew_ms")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -219,6 +310,9 @@ class Node(_message.Message):
     ENROLLED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    RELIABILITY_FIELD_NUMBER: _ClassVar[int]
+    PRESENCE_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_SKEW_MS_FIELD_NUMBER: _ClassVar[int]
     id: str
     region: str
     zone: str
@@ -236,7 +330,10 @@ class Node(_message.Message):
     enrolled_at_ms: int
     revision: int
     token_id: str
-    def __init__(self, id: _Optional[str] = ..., region: _Optional[str] = ..., zone: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., taints: _Optional[_Iterable[_Union[Taint, _Mapping]]] = ..., cordoned: bool = ..., draining: bool = ..., state: _Optional[_Union[NodeState, str]] = ..., state_reason: _Optional[str] = ..., state_since_ms: _Optional[int] = ..., device: _Optional[_Union[DeviceInfo, _Mapping]] = ..., public_key_sha256: _Optional[str] = ..., certificate_serial: _Optional[str] = ..., certificate_expires_at_ms: _Optional[int] = ..., enrolled_at_ms: _Optional[int] = ..., revision: _Optional[int] = ..., token_id: _Optional[str] = ...) -> None: ...
+    reliability: NodeReliability
+    presence: NodePresence
+    clock_skew_ms: int
+    def __init__(self, id: _Optional[str] = ..., region: _Optional[str] = ..., zone: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., taints: _Optional[_Iterable[_Union[Taint, _Mapping]]] = ..., cordoned: bool = ..., draining: bool = ..., state: _Optional[_Union[NodeState, str]] = ..., state_reason: _Optional[str] = ..., state_since_ms: _Optional[int] = ..., device: _Optional[_Union[DeviceInfo, _Mapping]] = ..., public_key_sha256: _Optional[str] = ..., certificate_serial: _Optional[str] = ..., certificate_expires_at_ms: _Optional[int] = ..., enrolled_at_ms: _Optional[int] = ..., revision: _Optional[int] = ..., token_id: _Optional[str] = ..., reliability: _Optional[_Union[NodeReliability, _Mapping]] = ..., presence: _Optional[_Union[NodePresence, _Mapping]] = ..., clock_skew_ms: _Optional[int] = ...) -> None: ...
 
 class ScoreTerm(_message.Message):
     __slots__ = ("name", "value", "weight")
@@ -347,7 +444,7 @@ class ReplicaStatus(_message.Message):
     def __init__(self, phase: _Optional[_Union[ReplicaPhase, str]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., address: _Optional[str] = ..., containers: _Optional[_Iterable[_Union[ContainerStatus, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[PortBinding, _Mapping]]] = ..., runtime: _Optional[str] = ..., since_ms: _Optional[int] = ..., restart_count: _Optional[int] = ...) -> None: ...
 
 class Replica(_message.Message):
-    __slots__ = ("id", "workload", "namespace", "generation", "node_id", "stopping", "stop_reason", "status", "placement", "fragment", "created_at_ms", "assigned_at_ms", "revision", "phase_since_ms", "attempt")
+    __slots__ = ("id", "workload", "namespace", "generation", "node_id", "stopping", "stop_reason", "status", "placement", "fragment", "created_at_ms", "assigned_at_ms", "revision", "phase_since_ms", "attempt", "run")
     ID_FIELD_NUMBER: _ClassVar[int]
     WORKLOAD_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
@@ -363,6 +460,7 @@ class Replica(_message.Message):
     REVISION_FIELD_NUMBER: _ClassVar[int]
     PHASE_SINCE_MS_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
     id: str
     workload: str
     namespace: str
@@ -378,10 +476,71 @@ class Replica(_message.Message):
     revision: int
     phase_since_ms: int
     attempt: int
-    def __init__(self, id: _Optional[str] = ..., workload: _Optional[str] = ..., namespace: _Optional[str] = ..., generation: _Optional[int] = ..., node_id: _Optional[str] = ..., stopping: bool = ..., stop_reason: _Optional[str] = ..., status: _Optional[_Union[ReplicaStatus, _Mapping]] = ..., placement: _Optional[_Union[PlacementDecision, _Mapping]] = ..., fragment: _Optional[_Union[_spec_pb2.ResourceAmounts, _Mapping]] = ..., created_at_ms: _Optional[int] = ..., assigned_at_ms: _Optional[int] = ..., revision: _Optional[int] = ..., phase_since_ms: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
+    run: int
+    def __init__(self, id: _Optional[str] = ..., workload: _Optional[str] = ..., namespace: _Optional[str] = ..., generation: _Optional[int] = ..., node_id: _Optional[str] = ..., stopping: bool = ..., stop_reason: _Optional[str] = ..., status: _Optional[_Union[ReplicaStatus, _Mapping]] = ..., placement: _Optional[_Union[PlacementDecision, _Mapping]] = ..., fragment: _Optional[_Union[_spec_pb2.ResourceAmounts, _Mapping]] = ..., created_at_ms: _Optional[int] = ..., assigned_at_ms: _Optional[int] = ..., revision: _Optional[int] = ..., phase_since_ms: _Optional[int] = ..., attempt: _Optional[int] = ..., run: _Optional[int] = ...) -> None: ...
+
+class WorkloadRevision(_message.Message):
+    __slots__ = ("generation", "spec", "created_at_ms", "change_cause")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_CAUSE_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    spec: _spec_pb2.WorkloadSpec
+    created_at_ms: int
+    change_cause: str
+    def __init__(self, generation: _Optional[int] = ..., spec: _Optional[_Union[_spec_pb2.WorkloadSpec, _Mapping]] = ..., created_at_ms: _Optional[int] = ..., change_cause: _Optional[str] = ...) -> None: ...
+
+class RolloutProgress(_message.Message):
+    __slots__ = ("generation", "stable_generation", "phase", "started_at_ms", "progressed_at_ms", "step", "step_since_ms", "paused", "promoted", "message")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    STABLE_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    STARTED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    PROGRESSED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    STEP_SINCE_MS_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    PROMOTED_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    stable_generation: int
+    phase: RolloutPhase
+    started_at_ms: int
+    progressed_at_ms: int
+    step: int
+    step_since_ms: int
+    paused: bool
+    promoted: bool
+    message: str
+    def __init__(self, generation: _Optional[int] = ..., stable_generation: _Optional[int] = ..., phase: _Optional[_Union[RolloutPhase, str]] = ..., started_at_ms: _Optional[int] = ..., progressed_at_ms: _Optional[int] = ..., step: _Optional[int] = ..., step_since_ms: _Optional[int] = ..., paused: bool = ..., promoted: bool = ..., message: _Optional[str] = ...) -> None: ...
+
+class JobRun(_message.Message):
+    __slots__ = ("number", "generation", "scheduled_at_ms", "started_at_ms", "finished_at_ms", "phase", "succeeded", "failed", "reason", "manual")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    STARTED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    SUCCEEDED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MANUAL_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    generation: int
+    scheduled_at_ms: int
+    started_at_ms: int
+    finished_at_ms: int
+    phase: RunPhase
+    succeeded: int
+    failed: int
+    reason: str
+    manual: bool
+    def __init__(self, number: _Optional[int] = ..., generation: _Optional[int] = ..., scheduled_at_ms: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., finished_at_ms: _Optional[int] = ..., phase: _Optional[_Union[RunPhase, str]] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., reason: _Optional[str] = ..., manual: bool = ...) -> None: ...
 
 class Workload(_message.Message):
-    __slots__ = ("metadata", "spec", "generation", "revision", "created_at_ms", "updated_at_ms", "deleting", "status")
+    __slots__ = ("metadata", "spec", "generation", "revision", "created_at_ms", "updated_at_ms", "deleting", "status", "rollout", "runs", "next_run_at_ms")
     METADATA_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
@@ -390,6 +549,9 @@ class Workload(_message.Message):
     UPDATED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     DELETING_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_RUN_AT_MS_FIELD_NUMBER: _ClassVar[int]
     metadata: _spec_pb2.Metadata
     spec: _spec_pb2.WorkloadSpec
     generation: int
@@ -398,7 +560,10 @@ class Workload(_message.Message):
     updated_at_ms: int
     deleting: bool
     status: WorkloadStatus
-    def __init__(self, metadata: _Optional[_Union[_spec_pb2.Metadata, _Mapping]] = ..., spec: _Optional[_Union[_spec_pb2.WorkloadSpec, _Mapping]] = ..., generation: _Optional[int] = ..., revision: _Optional[int] = ..., created_at_ms: _Optional[int] = ..., updated_at_ms: _Optional[int] = ..., deleting: bool = ..., status: _Optional[_Union[WorkloadStatus, _Mapping]] = ...) -> None: ...
+    rollout: RolloutProgress
+    runs: _containers.RepeatedCompositeFieldContainer[JobRun]
+    next_run_at_ms: int
+    def __init__(self, metadata: _Optional[_Union[_spec_pb2.Metadata, _Mapping]] = ..., spec: _Optional[_Union[_spec_pb2.WorkloadSpec, _Mapping]] = ..., generation: _Optional[int] = ..., revision: _Optional[int] = ..., created_at_ms: _Optional[int] = ..., updated_at_ms: _Optional[int] = ..., deleting: bool = ..., status: _Optional[_Union[WorkloadStatus, _Mapping]] = ..., rollout: _Optional[_Union[RolloutProgress, _Mapping]] = ..., runs: _Optional[_Iterable[_Union[JobRun, _Mapping]]] = ..., next_run_at_ms: _Optional[int] = ...) -> None: ...
 
 class WorkloadStatus(_message.Message):
     __slots__ = ("phase", "desired", "ready", "running", "pending", "updated", "message")
