@@ -25,8 +25,10 @@ HISTORY_KEPT: Final = 10
 
 def put_workload(t: Transition, command: PutWorkload) -> ApplyResult:
     metadata, spec = command.metadata, command.spec
-    _check(metadata, spec)
     before = t.state.workloads.get((metadata.namespace, metadata.name))
+    same_spec = before is not None and (before.spec is spec or before.spec == spec)
+    if not same_spec:  # else name and spec were checked when it was put first
+        _check(metadata, spec)
     _expect(before, metadata, command.expected_revision)
     resource = _resource(metadata)
     if before is None:
@@ -44,12 +46,14 @@ def put_workload(t: Transition, command: PutWorkload) -> ApplyResult:
             reason="WorkloadDeleting",
             remedy="wait until its replicas have stopped, then create it again",
         )
-    same_spec = before.spec == spec
     if same_spec and before.metadata == metadata:
         return t.accepted("unchanged", revision=before.revision)
     restarts = not same_spec and amounts.template_of(before.spec) != amounts.template_of(spec)
     record = replace(before, metadata=metadata, updated_at_ms=t.now_ms)
-    t.put_workload(_next_generation(t, record, spec) if restarts else _same_generation(record, spec))
+    if same_spec:
+        t.put_workload(record, metadata_only=True)
+    else:
+        t.put_workload(_next_generation(t, record, spec) if restarts else _same_generation(record, spec))
     t.emit("workload.updated", resource, "its replicas are replaced" if restarts else "updated in place",
            namespace=metadata.namespace)  # fmt: skip
     if restarts:

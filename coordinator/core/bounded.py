@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
+
+from cloudless.core.quick import quick_frozen
 
 T = TypeVar("T")
 
-_CHUNK: Final = 256
+_CHUNK: Final = 128
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class BoundedLog(Generic[T]):
     """An immutable sequence of the last `limit` entries, oldest first.
 

@@ -7,7 +7,6 @@ iteration order of a hash table. Every member that applies the same entries hold
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from cloudless.coordinator.core import commands as c
@@ -34,6 +33,7 @@ from cloudless.coordinator.core.outcome import ApplyResult, Change, RememberedRe
 from cloudless.coordinator.core.state import State
 from cloudless.coordinator.core.transition import Transition
 from cloudless.core.model import Event
+from cloudless.core.quick import quick_frozen
 from cloudless.errors import CloudlessError
 
 __all__ = ["APPLY", "Applied", "ApplyResult", "Change", "apply"]
@@ -74,7 +74,7 @@ APPLY: Final[Mapping[type[Any], ApplyFunction]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class Applied:
     """What one entry led to. `events` are those that it added, `changes` one per object that it touched."""
 
@@ -113,10 +113,8 @@ def apply(state: State, data: bytes, *, index: int, term: int, strict: bool = Fa
         if strict:
             raise
         t, result = _refused(state, t, bug)
-    after = t.state.with_events(t.events) if t.events else t.state
-    if entry.request_id:
-        after = after.with_result(RememberedResult(entry.request_id, index, result))
-    return Applied(after, result, t.changes, tuple(t.events))
+    remembered = RememberedResult(entry.request_id, index, result) if entry.request_id else None
+    return Applied(t.state.with_outcome(t.events, remembered), result, t.changes, tuple(t.events))
 
 
 def _refused(state: State, t: Transition, error: Exception) -> tuple[Transition, ApplyResult]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from cloudless.core.quick import quick_frozen
 
 ObjectKind = Literal["node", "workload", "replica", "token", "user", "coordinator"]
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class ApplyResult:
     """The answer to the proposer; the shape of `log.proto`'s ApplyResult.
 
@@ -27,7 +28,7 @@ class ApplyResult:
     remedy: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class RememberedResult:
     """The first answer to a request id, given again to each repeat. `index` is where it was applied."""
 
@@ -36,12 +37,13 @@ class RememberedResult:
     result: ApplyResult = ApplyResult()
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class Change:
     """An object that an entry made, altered or deleted. It tells what to look at again, not what changed.
 
     `key` is the id or name; `namespace` is empty for cluster-wide kinds; `workload` names the owner of a
-    replica, which is still known when the replica itself is gone.
+    replica, which is still known when the replica itself is gone. `metadata_only`: of a workload of which nothing but
+    its labels and annotations changed.
     """
 
     kind: ObjectKind
@@ -49,3 +51,4 @@ class Change:
     namespace: str = ""
     deleted: bool = False
     workload: str = ""
+    metadata_only: bool = False

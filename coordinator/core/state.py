@@ -175,13 +175,17 @@ class State:
     def with_coordinator(self, coordinator: Coordinator) -> State:
         return replace(self, coordinators=self.coordinators.set(coordinator.id, coordinator))
 
-    def with_events(self, events: Iterable[Event]) -> State:
-        log, _ = self.events.extended(events)
-        return replace(self, events=log)
-
-    def with_result(self, remembered: RememberedResult) -> State:
-        """Remembers the answer to a request id that is not remembered yet; the oldest one may leave."""
-        return self.with_results((remembered,))
+    def with_outcome(self, events: Sequence[Event], remembered: RememberedResult | None) -> State:
+        """What an entry leaves behind: its events, and the answer to its request id, which is not remembered yet (None:
+        it has none). The oldest ones may leave."""
+        log = self.events.extended(events)[0] if events else self.events
+        if remembered is None:
+            return replace(self, events=log) if events else self
+        order, gone = self.request_ids.extended((remembered.request_id,))
+        results = self.results.set(remembered.request_id, remembered)
+        for request_id in gone:
+            results = results.delete(request_id)
+        return replace(self, events=log, request_ids=order, results=results)
 
     def with_results(self, remembered: Sequence[RememberedResult]) -> State:
         """Remembers answers to request ids that are new and differ from each other, in this order."""

@@ -48,9 +48,10 @@ class Transition:
         self.state = self.state.without_node(node_id)
         self._touch(Change("node", node_id, deleted=True))
 
-    def put_workload(self, record: WorkloadRecord) -> None:
+    def put_workload(self, record: WorkloadRecord, *, metadata_only: bool = False) -> None:
         self.state = self.state.with_workload(replace(record, revision=self.index))
-        self._touch(Change("workload", record.metadata.name, record.metadata.namespace))
+        metadata = record.metadata
+        self._touch(Change("workload", metadata.name, metadata.namespace, metadata_only=metadata_only))
 
     def remove_workload(self, namespace: str, name: str) -> None:
         self.state = self.state.without_workload(namespace, name)

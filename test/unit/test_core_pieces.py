@@ -88,7 +88,7 @@ def a_large_state() -> State:
             fragment=ResourceAmounts(100, 2**62) if placed else ResourceAmounts(),
         )
         state = state.with_replica(replica)
-    state = state.with_events([Event(index=number, description=f"e{number}") for number in range(500)])
+    state = state.with_outcome([Event(index=number, description=f"e{number}") for number in range(500)], None)
     return state.with_results([RememberedResult(f"q{n}", n, ApplyResult(accepted=True)) for n in range(500)])
 
 

@@ -9,7 +9,15 @@ from cloudless.coordinator.core.outcome import Change
 from cloudless.coordinator.core.reconcile import dirty_keys
 from cloudless.coordinator.core.views import node_reserved, workload_status, workload_view
 from cloudless.core.model import NodeState, ReplicaPhase, Taint, WorkloadPhase
-from cloudless.core.spec import Placement, ResourceAmounts, Rollout, RolloutStrategy, TaintEffect, WorkloadType
+from cloudless.core.spec import (
+    Metadata,
+    Placement,
+    ResourceAmounts,
+    Rollout,
+    RolloutStrategy,
+    TaintEffect,
+    WorkloadType,
+)
 from cloudless.testing.fabric_model import MIB, NAMESPACE, Fabric, device, service
 
 ROLLING = RolloutStrategy.ROLLING_UPDATE
@@ -148,11 +156,21 @@ def test_which_workloads_a_change_concerns(mixed):
     assert dirty() == set()
     assert dirty(Change("workload", "web", NAMESPACE)) == {"web"}
     assert dirty(Change("workload", "web", "elsewhere")) == set()
+    assert dirty(Change("workload", "web", NAMESPACE, metadata_only=True)) == set()
+    assert dirty(Change("workload", "big", NAMESPACE, metadata_only=True)) == {"big"}  # it waits for a place
     assert dirty(Change("token", "t"), Change("user", "u")) == set()
     assert dirty(Change("replica", web.id, NAMESPACE, workload="web")) == {"web"}
     assert dirty(Change("replica", "gone", NAMESPACE, deleted=True, workload="web")) == {"web", "big"}
     assert dirty(Change("node", "a")) == {"web", "each", "big"}
     assert dirty(Change("node", "new")) == {"each", "big"}
+
+
+def test_other_labels_are_no_reason_to_plan(mixed):
+    spec = mixed.state.workloads[NAMESPACE, "web"].spec
+    mixed.apply(c.PutWorkload(Metadata("web", NAMESPACE, labels={"team": "b"}), spec))
+    assert mixed.dirty == set()
+    mixed.apply(c.PutWorkload(Metadata("web", NAMESPACE, labels={"team": "b"}), dataclasses.replace(spec, priority=9)))
+    assert mixed.dirty == {(NAMESPACE, "web")}
 
 
 # -- views ------------------------------------------------------------------------------------------------
