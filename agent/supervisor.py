@@ -43,6 +43,15 @@ _SUBSCRIBED_DELAY_S: Final = 1.0
 _PROBES_AT_ONCE: Final = 16
 
 
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """Why what `applies` to may not run for now."""
+
+    reason: str
+    message: str
+    applies: Callable[[Assignment], bool]
+
+
 @dataclass(slots=True)
 class _Held:
     state: m.ReplicaState
@@ -93,6 +102,7 @@ class Supervisor:
         self._stepping = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._assigning = asyncio.Lock()
+        self._hold: _Hold | None = None
 
     # Life ------------------------------------------------------------------------------------------------
 
@@ -148,6 +158,47 @@ class Supervisor:
                 self._strangers = frozenset()
             return True
 
+    # The node's own needs --------------------------------------------------------------------------------
+
+    def evict(self, replica_id: str, reason: str, message: str) -> bool:
+        """Ends a replica for good: it is Failed at once with this reason (a CamelCase word, as `Evicted`), its
+        containers get their grace, and the coordinator places another one. Outlives the agent. Repeatable.
+        False: it is not on this node, or has ended already, or is stopping."""
+        held = self._replicas.get(replica_id)
+        if held is None or held.state.phase in (ReplicaPhase.SUCCEEDED, ReplicaPhase.FAILED, ReplicaPhase.STOPPING):
+            return False
+        self._post(replica_id, m.Evicted(reason, message))
+        return self.phase(replica_id) is ReplicaPhase.FAILED
+
+    def hold(self, reason: str, message: str, *, only: Callable[[Assignment], bool] | None = None) -> None:
+        """Until `release`, what is assigned (and for which `only` says True, asked once for each replica) is not
+        started, and what runs of it is stopped in good order. It waits with this reason (a CamelCase word, as
+        `OwnerTerms`) and goes on afterwards; but what may never be started again (restart policy Never) fails with
+        it. Not remembered: call it before `run` to hold what is found after a restart. Repeatable; each call
+        replaces the last one's terms."""
+        self._hold = _Hold(reason, message, only or (lambda _assignment: True))
+        log.info("supervisor.held", reason=reason, message=message)
+        self._apply_hold()
+
+    def release(self) -> None:
+        """Ends the hold; what is assigned is started (again). Repeatable."""
+        if self._hold is not None:
+            self._hold = None
+            log.info("supervisor.released")
+            self._apply_hold()
+
+    def _apply_hold(self) -> None:
+        for replica_id, held in sorted(self._replicas.items()):
+            wanted = self._hold_on(held.state.assignment)
+            if isinstance(wanted, m.Held) or held.state.held:
+                self._post(replica_id, wanted)
+
+    def _hold_on(self, assignment: Assignment | None) -> m.Held | m.Released:
+        hold = self._hold
+        if hold is None or assignment is None or not hold.applies(assignment):
+            return m.Released()
+        return m.Held(hold.reason, hold.message)
+
     # Questions -------------------------------------------------------------------------------------------
 
     def assignment(self, replica_id: str) -> Assignment | None:
@@ -202,6 +253,9 @@ class Supervisor:
             wall_ms=self._clock.now_ms(),
         )
         self._replicas[assignment.replica_id] = _Held(state, assigned=True)
+        hold = self._hold_on(assignment)
+        if isinstance(hold, m.Held):
+            self._post(assignment.replica_id, hold)
         self._post(assignment.replica_id, first)
 
     def _release(self, replica_id: str) -> None:

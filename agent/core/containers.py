@@ -49,6 +49,8 @@ def recalled(facts: ContainerFacts, delays: backoff.Delays, *, now_ms: int) -> C
         exit_code=facts.exit_code,
         last_reason=facts.last_reason,
         last_exit_code=facts.last_exit_code,
+        evicted_reason=facts.evicted_reason,
+        evicted_message=facts.evicted_message,
         # The probes of the run that was under way, until it is known whether that run is still the one.
         probes=probes.ContainerProbes(
             started=facts.started, readiness=probes.ProbeTrack(due_at_ms=0, passing=facts.ready)
@@ -70,6 +72,8 @@ def facts_of(track: ContainerTrack) -> ContainerFacts:
         last_exit_code=track.last_exit_code,
         started=track.probes.started,
         ready=probes.ready(track.probes),
+        evicted_reason=track.evicted_reason,
+        evicted_message=track.evicted_message,
     )
 
 
@@ -96,6 +100,7 @@ def running(
         reason="",
         message="",
         stop_cause="",
+        held=False,
         exit_code=0,
         started_at_wall_ms=view.started_at_ms,
         finished_at_wall_ms=0,
@@ -197,9 +202,12 @@ def _ended(
         last_exit_code=view.exit_code,
         message=_probe_detail(track) if reason in (LIVENESS_FAILED, STARTUP_FAILED) else "",
         stop_cause="",
+        held=False,
         probes=probes.ContainerProbes(),
     )
     policy = policy_of(spec) if spec is not None else RestartPolicyKind.NEVER
+    if track.held and reason == track.stop_cause and policy is not RestartPolicyKind.NEVER:
+        return replace(after, stage=Stage.WAITING, failures=track.failures, reason=reason, retry_at_ms=now_ms)
     wanted = policy is RestartPolicyKind.ALWAYS or (policy is RestartPolicyKind.ON_FAILURE and not completed)
     if not wanted:
         return replace(after, stage=Stage.EXITED, reason=reason, terminal_failure=not completed)

@@ -21,6 +21,12 @@ def fold(state: ReplicaState, event: Event, *, now_ms: int, wall_ms: int, jitter
             return follow(state, assignment)
         case m.Unassigned(reason):
             return replace(state, stopping=True, stop_reason=state.stop_reason or reason)
+        case m.Evicted(reason, message):
+            return _evict(state, reason=reason, message=message)
+        case m.Held(reason, message):
+            return replace(state, held=reason, held_message=message)
+        case m.Released():
+            return replace(state, held="", held_message="")
         case m.SomethingChanged():
             return replace(state, must_look=True)
         case m.Observed(view):
@@ -60,6 +66,15 @@ def follow(state: ReplicaState, assignment: Assignment) -> ReplicaState:
         return replace(state, assignment=assignment)
     reason = state.stop_reason or assignment.stop_reason
     return replace(state, assignment=assignment, stopping=True, stop_reason=reason)
+
+
+def _evict(state: ReplicaState, *, reason: str, message: str) -> ReplicaState:
+    """Noted on the containers, whose facts outlive the agent. What has ended, or is ending, is not evicted."""
+    over = all(track.stage is Stage.EXITED for track in state.containers)
+    if state.assignment is None or state.stopping or state.failed or over:
+        return state
+    tracks = tuple(replace(t, evicted_reason=reason, evicted_message=message) for t in state.containers)
+    return replace(state, containers=tracks)
 
 
 def _observe(
@@ -154,10 +169,12 @@ def _started(
 
 
 def note_failure(state: ReplicaState) -> ReplicaState:
-    """A container that failed for good fails the replica: it is replaced as a whole."""
+    """A container that failed for good fails the replica: it is replaced as a whole. So does an eviction."""
     if state.failed or state.stopping:
         return state
     for track in state.containers:
+        if track.evicted_reason:
+            return replace(state, failed=True, reason=track.evicted_reason, message=track.evicted_message)
         if track.stage is Stage.EXITED and track.terminal_failure:
             message = f"{track.name}: {track.message or f'exit code {track.exit_code}'}"
             return replace(state, failed=True, reason=track.reason, message=message)

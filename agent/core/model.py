@@ -57,6 +57,9 @@ class ContainerTrack:
     last_reason: str = ""
     last_exit_code: int = 0
     stop_cause: str = ""  # with STOPPING: why
+    held: bool = False  # with STOPPING: it is stopped because its replica is held, and starts again afterwards
+    evicted_reason: str = ""  # its replica was ended for good on this node; the same for all its containers
+    evicted_message: str = ""
     probes: ContainerProbes = ContainerProbes()
 
 
@@ -76,6 +79,8 @@ class ContainerFacts:
     last_exit_code: int = 0
     started: bool = False  # of run `attempt`: the startup probe had passed
     ready: bool = False  # of run `attempt`: it was ready
+    evicted_reason: str = ""
+    evicted_message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,8 @@ class ReplicaState:
     reason: str = ""  # of the last sandbox failure, or of the replica's final failure
     message: str = ""
     failed: bool = False  # for good
+    held: str = ""  # nothing of it may run for now: why, as a CamelCase word
+    held_message: str = ""
     must_look: bool = True  # what is observed is not to be trusted before the next look
     looking: bool = False  # a look was asked for and not yet answered
     containers: tuple[ContainerTrack, ...] = ()
@@ -112,6 +119,27 @@ class AssignmentChanged:
 @dataclass(frozen=True, slots=True)
 class Unassigned:
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    """The node cannot go on running it: it fails for good, stops in good order and is placed anew."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Until Released nothing of it is started, and what runs is stopped in good order: no failure of its own."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """It may run (again)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +202,9 @@ class TimerFired:
 Event: TypeAlias = (
     AssignmentChanged
     | Unassigned
+    | Evicted
+    | Held
+    | Released
     | SomethingChanged
     | Observed
     | SandboxReady

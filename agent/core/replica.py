@@ -8,6 +8,7 @@ repeated event does no harm: the next look tells the same. Rules that always hol
 - a run's number (`attempt`) is used once: the next start has a higher one, unless the runtime said that the
   start did not happen;
 - what exited for good stays so, across restarts of the agent and the device;
+- a replica that is held runs nothing and loses nothing: once released it goes on;
 - stopping is one-way: containers get their grace, then the sandbox is removed, then the replica is gone.
 """
 
@@ -67,14 +68,19 @@ def wake_at_ms(state: ReplicaState) -> int | None:
         return None
     idle = [track for track in state.containers if not track.busy]
     if state.sandbox is SandboxStage.ABSENT:
-        over = state.stopping or state.failed or all(track.stage is Stage.EXITED for track in state.containers)
+        over = (
+            state.stopping
+            or state.failed
+            or state.held
+            or all(track.stage is Stage.EXITED for track in state.containers)
+        )
         return None if over or len(idle) < len(state.containers) else state.retry_at_ms
     times: list[int] = []
     for track in idle:
         running = track.stage in (Stage.RUNNING, Stage.STOPPING)
         if state.stopping and track.start_failures >= _STOPS_BEFORE_REMOVAL:
             continue
-        over = state.stopping or state.failed
+        over = state.stopping or state.failed or bool(state.held)
         if (track.stage is Stage.WAITING and not over) or (running and (over or track.stage is Stage.STOPPING)):
             times.append(track.retry_at_ms)
         elif track.stage is Stage.RUNNING and (due := probes.wake_at_ms(track.probes)) is not None:
@@ -96,7 +102,10 @@ def _decide(state: ReplicaState, *, now_ms: int) -> tuple[ReplicaState, list[Eff
     if state.stopping:
         return _decide_stop(state, now_ms=now_ms)
     if state.failed:
-        return _stop_running(state, _REPLICA_FAILED, now_ms=now_ms)
+        evicted = any(track.evicted_reason for track in state.containers)
+        return _stop_running(state, state.reason if evicted else _REPLICA_FAILED, now_ms=now_ms)
+    if state.held:
+        return _stop_running(state, state.held, now_ms=now_ms)
     if all(track.stage is Stage.EXITED for track in state.containers):
         return state, []
     if state.sandbox is SandboxStage.ABSENT and now_ms >= state.retry_at_ms and not any_busy(state):
@@ -172,7 +181,8 @@ def _stop_running(state: ReplicaState, cause: str, *, now_ms: int) -> tuple[Repl
 
 def _stop(state: ReplicaState, track: ContainerTrack, cause: str) -> tuple[ReplicaState, m.StopContainer]:
     grace = state.assignment.spec.termination.grace_period_ms if state.assignment else 0
-    stopping = replace(track, stage=Stage.STOPPING, busy=True, stop_cause=track.stop_cause or cause)
+    held = track.held or (bool(state.held) and not state.failed and not state.stopping and not track.stop_cause)
+    stopping = replace(track, stage=Stage.STOPPING, busy=True, held=held, stop_cause=track.stop_cause or cause)
     return with_track(state, stopping), m.StopContainer(track.name, grace or DEFAULT_GRACE_MS, stopping.stop_cause)
 
 

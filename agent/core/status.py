@@ -33,7 +33,7 @@ def status_of(state: ReplicaState) -> ReplicaStatus:
         reason=reason,
         message=message,
         address=state.address,
-        containers=tuple(_container(track) for track in state.containers),
+        containers=tuple(_container(track, held=state.held) for track in state.containers),
         ports=state.ports,
         since_ms=state.since_wall_ms,
         restart_count=sum(max(0, track.attempt) for track in state.containers),
@@ -51,6 +51,8 @@ def _ready(track: ContainerTrack) -> bool:
 def _why(state: ReplicaState) -> tuple[str, str]:
     if state.stopping:
         return state.stop_reason, state.message
+    if state.held and not state.failed and state.phase is not ReplicaPhase.SUCCEEDED:
+        return state.held, state.held_message
     if state.reason:
         return state.reason, state.message
     for track in state.containers:
@@ -67,13 +69,14 @@ def _why(state: ReplicaState) -> tuple[str, str]:
     return "", ""
 
 
-def _container(track: ContainerTrack) -> ContainerStatus:
+def _container(track: ContainerTrack, *, held: str) -> ContainerStatus:
     running = track.stage in (Stage.RUNNING, Stage.STOPPING)
     exited = track.stage is Stage.EXITED
+    waits_because = held if track.stage is Stage.WAITING and held else track.reason
     return ContainerStatus(
         name=track.name,
         state="running" if running else "exited" if exited else "waiting",
-        reason=track.stop_cause if running else track.reason,
+        reason=track.stop_cause if running else waits_because,
         exit_code=track.exit_code if exited else 0,
         restart_count=max(0, track.attempt),
         started_at_ms=track.started_at_wall_ms,
