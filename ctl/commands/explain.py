@@ -27,6 +27,7 @@ from cloudless.core.spec import (
     WorkloadType,
 )
 from cloudless.ctl.app import App
+from cloudless.ctl.arguments import usage
 from cloudless.ctl.cli import command
 from cloudless.errors import NotFound
 from cloudless.manifest import schema
@@ -64,15 +65,31 @@ def _complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> 
 
 
 @command("explain")
-@click.argument("path", required=False, default="", metavar="[FIELD.PATH]", shell_complete=_complete)
+@click.argument("words", nargs=-1, metavar="[FIELD.PATH] | placement WORKLOAD[/REPLICA]", shell_complete=_complete)
 @click.option("--recursive", is_flag=True, help="Show all fields below it.")
-def explain(app: App, path: str, recursive: bool) -> None:
-    """Explain a field of the manifest.
+@click.option(
+    "-o", "--output", "format", default="table", metavar="FORMAT", help="Of a placement: table, json or yaml."
+)
+def explain(app: App, words: tuple[str, ...], recursive: bool, format: str) -> None:
+    """Explain a field of the manifest, or why a replica is where it is.
+
+    The placement of a workload is where one more replica would go now: what ruled each node out, every term of the
+    score of the best ones, and, where none fits, single changes that would make it fit.
 
     \b
     cloudlessctl explain workload
     cloudlessctl explain spec.containers.livenessProbe
+    cloudlessctl explain placement web
+    cloudlessctl explain placement web/web-x7k2p
     """
+    if words and words[0] == "placement" and len(words) > 1:
+        from cloudless.ctl.commands.placement import explain_placement
+
+        explain_placement(app, words[1:], format)
+        return
+    if len(words) > 1:
+        raise usage(f"{len(words)} fields are named", "name one: cloudlessctl explain spec.containers")
+    path = words[0] if words else ""
     path = re.sub(r"\[[^\]]*\]", "", path)
     kind, _, below = path.partition(".")
     if kind.lower() in ("workload", "workloads", "wl"):
