@@ -191,10 +191,62 @@ class CoordinatorConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class OwnerConfig:
+class OwnerTermsConfig:
+    """What the owner of a device lets the fabric do with it. Can be changed while the agent runs (`owner.file`)."""
+
     share: float = setting(1.0, "Share of the device's CPU and memory that the fabric may use, 0 to 1.", kinds.SHARE)
     cpu_millis: int = setting(0, "CPUs offered; 0: the share of what the device has.")
     memory_bytes: int = setting(0, "Memory offered; 0: the share of what the device has.", kinds.SIZE_OR_NONE)
+    hours: tuple[str, ...] = setting(
+        (),
+        "When the fabric may use the device, local time: 22:00-06:00, Mon-Fri 18:00-23:00; empty: always.",
+        kinds.HOURS,
+    )
+    battery_floor_percent: int = setting(0, "On battery, nothing runs below this level; 0: no floor.", kinds.PERCENT)
+    battery_resume_percent: int = setting(
+        0, "Level from which work is taken again, and on mains always; 0: 10 above the floor.", kinds.PERCENT
+    )
+    allow_metered: bool = setting(False, "Whether new work is taken while the link to the outside is metered.")
+    namespaces: tuple[str, ...] = setting((), "Namespaces whose workloads may run here; empty: all.", kinds.NAMESPACES)
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnerConfig(OwnerTermsConfig):
+    file: Path = setting(
+        Path(),
+        "File of `cloudless-agent owner`, which wins over the settings above and is read when it changes;"
+        " empty: DATA_DIR/owner.yaml.",
+        kinds.FILE,
+    )
+    time_zone: str = setting("", "Time zone of the hours, for example Europe/Berlin; empty: the device's own.")
+
+
+@dataclasses.dataclass(frozen=True)
+class PressureConfig:
+    memory_bytes: int = setting(
+        0,
+        "Available memory below which the lowest priority is evicted; 0: a twentieth of all, at most 100Mi.",
+        kinds.SIZE_OR_NONE,
+    )
+    memory_stall_percent: int = setting(
+        30,
+        "Share of time in which all tasks wait for memory (PSI, 10 s) that counts as short of it as well, while less"
+        " than three times that memory is available; 100: never.",
+        kinds.PERCENT,
+    )
+    disk_bytes: int = setting(
+        0,
+        "Free disk space below which the lowest priority is evicted; 0: a twentieth of all, at most 1Gi.",
+        kinds.SIZE_OR_NONE,
+    )
+    inodes_percent: int = setting(3, "Free inodes below which the same happens.", kinds.PERCENT)
+    battery_percent: int = setting(
+        10, "How far above the owner's floor a battery takes no new work any more.", kinds.PERCENT
+    )
+    folders: tuple[str, ...] = setting(
+        ("/var/lib/containerd",),
+        "Folders whose file systems must not fill up, besides that of data_dir; ignored where they do not exist.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +286,13 @@ class AgentConfig:
     labels: dict[str, str] = setting(
         {}, "Labels as a=b,c=d that this device says of itself; a label that an administrator sets wins.", kinds.LABELS
     )
+    power_supply_dir: Path = setting(
+        Path("/sys/class/power_supply"),
+        "Where Linux shows batteries and mains; elsewhere in a container.",
+        kinds.FOLDER,
+    )
     owner: OwnerConfig = OwnerConfig()
+    pressure: PressureConfig = PressureConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     log: LogConfig = LogConfig()
     metrics: AgentMetricsConfig = AgentMetricsConfig()
@@ -420,6 +478,16 @@ def load(cls: type[C], program: str, argv: Sequence[str], environment: Mapping[s
             values[leaf.attributes] = _parse(leaf, environment[leaf.variable], leaf.variable)
         elif leaf.path in from_file:
             values[leaf.attributes] = _parse(leaf, from_file[leaf.path], ".".join(leaf.path))
+    return build(cls, values)
+
+
+def overlaid(cls: type[C], path: Path, *, under: Mapping[str, Any]) -> C:
+    """A flat configuration object from the YAML file `path`, and where that says nothing from `under` (by attribute).
+    Raises InvalidArgument (BadSetting) that names the file and what is wrong with it."""
+    known = {leaf.path: leaf for leaf in leaves(typing.cast(type, cls))}
+    values: dict[tuple[str, ...], Any] = {(name,): value for name, value in under.items()}
+    for key, value in _from_file(path, known).items():
+        values[known[key].attributes] = _parse(known[key], value, f"{path}: {'.'.join(key)}")
     return build(cls, values)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cloudless.core import hours
 from cloudless.core.labels import is_dns_label
 from cloudless.core.model import DeviceClass
 from cloudless.core.validation import validate_labels
@@ -105,6 +106,16 @@ def _labels(labels: Mapping[str, str]) -> None:
         raise ValueError(f"{violation.message} ({violation.remedy})" if violation.remedy else violation.message)
 
 
+def _hours(windows: tuple[str, ...]) -> None:
+    for text in windows:
+        hours.parse(text)
+
+
+def _namespaces(names: tuple[str, ...]) -> None:
+    for name in names:
+        _require(is_dns_label(name), name, "a namespace: at most 63 lower-case letters, digits and dashes")
+
+
 def at_least(lowest: int) -> Kind:
     return Kind("NUMBER", lambda value: _require(value >= lowest, value, f"{lowest} or more"))
 
@@ -123,6 +134,9 @@ WEIGHT: Final = Kind(
     "NUMBER", lambda value: _require(math.isfinite(value) and value >= 0, value, "a number of 0 or more")
 )
 SHARE: Final = Kind("NUMBER", lambda value: _require(0 <= value <= 1, value, "between 0 and 1"))
+PERCENT: Final = Kind("PERCENT", lambda value: _require(0 <= value <= 100, value, "between 0 and 100"))
+HOURS: Final = Kind("LIST", _hours)
+NAMESPACES: Final = Kind("LIST", _namespaces)
 DURATION: Final = Kind("DURATION", lambda ms: _require(ms > 0, f"{ms}ms", "longer than 0"))
 SIZE: Final = Kind("SIZE", lambda size: _require(size > 0, size, "more than 0 bytes"))
 SIZE_OR_NONE: Final = Kind("SIZE", _accept)
