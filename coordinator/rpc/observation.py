@@ -15,6 +15,7 @@ from prometheus_client import Counter, Histogram
 from cloudless.coordinator.rpc.call import Call
 from cloudless.coordinator.rpc.pipeline import Proceed
 from cloudless.identity.channel import REQUEST_ID_METADATA
+from cloudless.observe import tracing
 
 REQUEST_ID_LENGTH_MAX = 128
 
@@ -59,9 +60,9 @@ class Observation:
             call.request_id = f"{self._random.getrandbits(96):024x}"
         structlog.contextvars.bind_contextvars(request_id=call.request_id, method=call.method)
         try:
-            if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-                return await proceed(call, request)  # tracing is off: an empty span would still cost its share
-            return await self._traced(call, request, proceed)
+            if tracing.on():
+                return await self._traced(call, request, proceed)
+            return await proceed(call, request)  # an empty span would still cost its share
         except asyncio.CancelledError:
             call.code = "CANCELLED"
             raise

@@ -1,7 +1,8 @@
 """Runs each call through the interceptors, outermost first.
 
-gRPC's own chain of server interceptors wraps handlers anew for each call and differs for each of the four kinds
-of call. Here an interceptor is one coroutine for all four, and each method's handler is wrapped once:
+gRPC's own chain of server interceptors wraps handlers anew for each call, differs for each of the four kinds of call,
+and asks every service for each call. Here an interceptor is one coroutine for all four, and each method's handler is
+found and wrapped once:
 
     async def __call__(self, call: Call, request, proceed) -> response | None
 
@@ -12,7 +13,7 @@ the server streams (the handler has written by itself).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -31,26 +32,35 @@ class Interceptor(Protocol):
     async def __call__(self, call: Call, request: Any, proceed: Proceed) -> Any: ...
 
 
-class Pipeline(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """The one interceptor that gRPC sees. Methods outside `known` share one name, for a stranger may make up any
-    number of them."""
+class Pipeline(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """The one handler that gRPC sees; services are added to it as to a server. Methods outside `known` share one name,
+    for a stranger may make up any number of them."""
 
     def __init__(self, interceptors: Sequence[Interceptor], *, known: Collection[str]) -> None:
         self._interceptors = tuple(interceptors)
         self._known = known
-        self._wrapped: dict[str, tuple[Any, Any]] = {}  # method -> (handler, wrapped)
+        self._services: list[grpc.GenericRpcHandler] = []
+        self._wrapped: dict[str, Any] = {}  # by method, of those that are known
 
-    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None  # gRPC answers UNIMPLEMENTED
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """As a server's. The one that was added first and knows a method serves it."""
+        self._services.extend(generic_rpc_handlers)
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Any) -> None:
+        """What generated code calls beside the other one, with the same handlers."""
+
+    def service(self, handler_call_details: Any) -> Any:
         method = handler_call_details.method
-        if method not in self._known:
-            method = UNKNOWN_METHOD
-        pair = self._wrapped.get(method)
-        if pair is None or pair[0] is not handler:
-            pair = self._wrapped[method] = (handler, self._wrap(method, handler))
-        return pair[1]
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            handlers = (service.service(handler_call_details) for service in self._services)
+            handler = next((handler for handler in handlers if handler is not None), None)
+            if handler is None:
+                return None  # gRPC answers UNIMPLEMENTED
+            if method not in self._known:
+                return self._wrap(UNKNOWN_METHOD, handler)
+            wrapped = self._wrapped[method] = self._wrap(method, handler)
+        return wrapped
 
     def _wrap(self, method: str, handler: Any) -> Any:
         run = _chain(self._interceptors, _innermost(handler))

@@ -13,7 +13,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1.health import aio as health
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from cloudless.api.v1 import (
     control_pb2,
@@ -110,9 +110,11 @@ class RpcServer:
             self._authorization,
         )
         enroll = (observation, failures, Deadlines(default_ms=ENROLL_DEADLINE_MS, max_ms=ENROLL_DEADLINE_MS))
-        self._api = grpc.aio.server(interceptors=[Pipeline(api, known=access.TABLE)], options=_API_OPTIONS)
+        self._api_services = Pipeline(api, known=access.TABLE)
+        self._enroll_services = Pipeline(enroll, known=access.OPEN)
+        self._api = grpc.aio.server(handlers=[self._api_services], options=_API_OPTIONS)
         self._enroll = grpc.aio.server(
-            interceptors=[Pipeline(enroll, known=access.OPEN)],
+            handlers=[self._enroll_services],
             options=_ENROLL_OPTIONS,
             maximum_concurrent_rpcs=ENROLL_CONCURRENT_CALLS,
         )
@@ -166,7 +168,7 @@ class RpcServer:
         return addresses.joined(host, bound if port == 0 else port)
 
     def _serve_api(self) -> None:
-        backend, server = self._backend, self._api
+        backend, server = self._backend, self._api_services
         control, session = _registrations(control_pb2_grpc), _registrations(session_pb2_grpc)
         session.add_SessionServiceServicer_to_server(Sessions(backend), server)
         _registrations(member_pb2_grpc).add_MemberServiceServicer_to_server(Members(backend), server)
@@ -178,13 +180,14 @@ class RpcServer:
         control.add_EventServiceServicer_to_server(Events(backend), server)
         control.add_ClusterServiceServicer_to_server(Cluster(backend), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((*API_SERVICES, HEALTH, reflection.SERVICE_NAME), server)
+        shown = reflection.aio.ReflectionServicer((*API_SERVICES, HEALTH, reflection.SERVICE_NAME))
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(shown, server)
 
     def _serve_enrollment(self) -> None:
-        control = _registrations(control_pb2_grpc)
-        control.add_EnrollmentServiceServicer_to_server(Enrollment(self._backend), self._enroll)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._enroll)
-        self._enroll.add_generic_rpc_handlers((_NeedsCertificate(self._backend.directory),))
+        control, server = _registrations(control_pb2_grpc), self._enroll_services
+        control.add_EnrollmentServiceServicer_to_server(Enrollment(self._backend), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        server.add_generic_rpc_handlers((_NeedsCertificate(self._backend.directory),))
 
 
 def _registrations(module: Any) -> Any:

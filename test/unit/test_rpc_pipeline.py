@@ -25,6 +25,7 @@ from cloudless.coordinator.rpc.pipeline import UNKNOWN_METHOD, Pipeline
 from cloudless.coordinator.rpc.streams import GrpcMessageStream
 from cloudless.errors import BY_CODE, Conflict, InvalidArgument, Unavailable
 from cloudless.identity.channel import error_from_rpc
+from cloudless.observe import tracing
 
 
 class Server:
@@ -33,14 +34,15 @@ class Server:
     def __init__(self, deadlines: Deadlines) -> None:
         self.methods: dict[str, grpc.RpcMethodHandler] = {}
         known = _Everything()
-        self.server = grpc.aio.server(interceptors=[Pipeline((Observation(), Failures(), deadlines), known=known)])
+        pipeline = Pipeline((Observation(), Failures(), deadlines), known=known)
+        self.server = grpc.aio.server(handlers=[pipeline])
         outer = self
 
         class Handler(grpc.GenericRpcHandler):
             def service(self, details: Any) -> Any:
                 return outer.methods.get(details.method)
 
-        self.server.add_generic_rpc_handlers((Handler(),))
+        pipeline.add_generic_rpc_handlers((Handler(),))
         self.port = self.server.add_insecure_port("127.0.0.1:0")
 
 
@@ -257,7 +259,7 @@ async def test_each_call_is_one_span_below_its_callers(served: Any, monkeypatch:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(observation, "tracer", provider.get_tracer("test"))
-    monkeypatch.setattr(observation.trace, "get_tracer_provider", lambda: provider)
+    monkeypatch.setattr(tracing, "_on", True)
 
     async def handler(request: bytes, context: Any) -> bytes:
         raise Conflict("no")
