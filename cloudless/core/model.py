@@ -249,6 +249,8 @@ class ContainerStatus:
     image_digest: str = ""
     last_reason: str = ""
     last_exit_code: int = 0
+    message: str = ""  # of `reason`, for people
+    retry_at_ms: int = 0  # waiting: when it is started (again), by the node's clock; 0: not known, or at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +309,7 @@ class RolloutProgress:
     paused: bool = False
     promoted: bool = False
     message: str = ""
+    available: int = 0  # the most of its replicas that were available at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +362,7 @@ class WorkloadRevision:
     spec: WorkloadSpec = WorkloadSpec()
     created_at_ms: int = 0
     change_cause: str = ""
+    completed_at_ms: int = 0  # when all replicas were of it for the first time; 0: never, or before this was noted
 
 
 @dataclass(frozen=True, slots=True)

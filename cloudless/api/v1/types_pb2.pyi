@@ -384,7 +384,7 @@ class PlacementDecision(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., candidates: _Optional[_Iterable[_Union[CandidateScore, _Mapping]]] = ..., rejections: _Optional[_Iterable[_Union[FilterRejection, _Mapping]]] = ..., nodes_considered: _Optional[int] = ..., decided_at_ms: _Optional[int] = ..., summary: _Optional[str] = ...) -> None: ...
 
 class ContainerStatus(_message.Message):
-    __slots__ = ("name", "state", "reason", "exit_code", "restart_count", "started_at_ms", "finished_at_ms", "ready", "image_digest", "last_reason", "last_exit_code")
+    __slots__ = ("name", "state", "reason", "exit_code", "restart_count", "started_at_ms", "finished_at_ms", "ready", "image_digest", "last_reason", "last_exit_code", "message", "retry_at_ms")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -396,6 +396,8 @@ class ContainerStatus(_message.Message):
     IMAGE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     LAST_REASON_FIELD_NUMBER: _ClassVar[int]
     LAST_EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AT_MS_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: str
     reason: str
@@ -407,7 +409,9 @@ class ContainerStatus(_message.Message):
     image_digest: str
     last_reason: str
     last_exit_code: int
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., exit_code: _Optional[int] = ..., restart_count: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., finished_at_ms: _Optional[int] = ..., ready: bool = ..., image_digest: _Optional[str] = ..., last_reason: _Optional[str] = ..., last_exit_code: _Optional[int] = ...) -> None: ...
+    message: str
+    retry_at_ms: int
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., exit_code: _Optional[int] = ..., restart_count: _Optional[int] = ..., started_at_ms: _Optional[int] = ..., finished_at_ms: _Optional[int] = ..., ready: bool = ..., image_digest: _Optional[str] = ..., last_reason: _Optional[str] = ..., last_exit_code: _Optional[int] = ..., message: _Optional[str] = ..., retry_at_ms: _Optional[int] = ...) -> None: ...
 
 class PortBinding(_message.Message):
     __slots__ = ("name", "container_port", "host_port", "protocol")
@@ -480,19 +484,21 @@ class Replica(_message.Message):
     def __init__(self, id: _Optional[str] = ..., workload: _Optional[str] = ..., namespace: _Optional[str] = ..., generation: _Optional[int] = ..., node_id: _Optional[str] = ..., stopping: bool = ..., stop_reason: _Optional[str] = ..., status: _Optional[_Union[ReplicaStatus, _Mapping]] = ..., placement: _Optional[_Union[PlacementDecision, _Mapping]] = ..., fragment: _Optional[_Union[_spec_pb2.ResourceAmounts, _Mapping]] = ..., created_at_ms: _Optional[int] = ..., assigned_at_ms: _Optional[int] = ..., revision: _Optional[int] = ..., phase_since_ms: _Optional[int] = ..., attempt: _Optional[int] = ..., run: _Optional[int] = ...) -> None: ...
 
 class WorkloadRevision(_message.Message):
-    __slots__ = ("generation", "spec", "created_at_ms", "change_cause")
+    __slots__ = ("generation", "spec", "created_at_ms", "change_cause", "completed_at_ms")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     CHANGE_CAUSE_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     generation: int
     spec: _spec_pb2.WorkloadSpec
     created_at_ms: int
     change_cause: str
-    def __init__(self, generation: _Optional[int] = ..., spec: _Optional[_Union[_spec_pb2.WorkloadSpec, _Mapping]] = ..., created_at_ms: _Optional[int] = ..., change_cause: _Optional[str] = ...) -> None: ...
+    completed_at_ms: int
+    def __init__(self, generation: _Optional[int] = ..., spec: _Optional[_Union[_spec_pb2.WorkloadSpec, _Mapping]] = ..., created_at_ms: _Optional[int] = ..., change_cause: _Optional[str] = ..., completed_at_ms: _Optional[int] = ...) -> None: ...
 
 class RolloutProgress(_message.Message):
-    __slots__ = ("generation", "stable_generation", "phase", "started_at_ms", "progressed_at_ms", "step", "step_since_ms", "paused", "promoted", "message")
+    __slots__ = ("generation", "stable_generation", "phase", "started_at_ms", "progressed_at_ms", "step", "step_since_ms", "paused", "promoted", "message", "available")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     STABLE_GENERATION_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
@@ -503,6 +509,7 @@ class RolloutProgress(_message.Message):
     PAUSED_FIELD_NUMBER: _ClassVar[int]
     PROMOTED_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_FIELD_NUMBER: _ClassVar[int]
     generation: int
     stable_generation: int
     phase: RolloutPhase
@@ -513,7 +520,8 @@ class RolloutProgress(_message.Message):
     paused: bool
     promoted: bool
     message: str
-    def __init__(self, generation: _Optional[int] = ..., stable_generation: _Optional[int] = ..., phase: _Optional[_Union[RolloutPhase, str]] = ..., started_at_ms: _Optional[int] = ..., progressed_at_ms: _Optional[int] = ..., step: _Optional[int] = ..., step_since_ms: _Optional[int] = ..., paused: bool = ..., promoted: bool = ..., message: _Optional[str] = ...) -> None: ...
+    available: int
+    def __init__(self, generation: _Optional[int] = ..., stable_generation: _Optional[int] = ..., phase: _Optional[_Union[RolloutPhase, str]] = ..., started_at_ms: _Optional[int] = ..., progressed_at_ms: _Optional[int] = ..., step: _Optional[int] = ..., step_since_ms: _Optional[int] = ..., paused: bool = ..., promoted: bool = ..., message: _Optional[str] = ..., available: _Optional[int] = ...) -> None: ...
 
 class JobRun(_message.Message):
     __slots__ = ("number", "generation", "scheduled_at_ms", "started_at_ms", "finished_at_ms", "phase", "succeeded", "failed", "reason", "manual")
