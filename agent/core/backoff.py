@@ -7,8 +7,8 @@ from typing import Final
 
 from cloudless.core.spec import Backoff
 
-# Up to this share of a delay is taken off at random, so that what failed together does not retry together.
-_JITTER_SHARE: Final = 0.1
+# A delay is up to this share shorter or longer, at random, so that what failed together does not retry together.
+JITTER_SHARE: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,8 @@ def from_spec(backoff: Backoff) -> Delays:
 
 
 def delay_ms(delays: Delays, *, failures: int, jitter: float) -> int:
-    """How long to wait after the given number of failures in a row (1 or more). `jitter` is in [0, 1)."""
-    doubled = delays.initial_ms << min(max(failures, 1) - 1, 32)
-    capped = min(delays.max_ms, doubled)
-    return max(1, capped - int(capped * _JITTER_SHARE * jitter))
+    """How long to wait after the given number of failures in a row (1 or more). `jitter` in [0, 1) picks the delay
+    evenly from within a fifth of the doubled one, never above the longest."""
+    doubled = min(delays.max_ms, delays.initial_ms << min(max(failures, 1) - 1, 32))
+    least, most = doubled * (1 - JITTER_SHARE), min(doubled * (1 + JITTER_SHARE), delays.max_ms)
+    return max(1, round(least + (most - least) * jitter))

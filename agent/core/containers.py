@@ -8,6 +8,7 @@ from typing import Final
 from cloudless.agent.core import backoff, probes
 from cloudless.agent.core.model import ContainerFacts, ContainerTrack, Stage
 from cloudless.agent.runtime.base import ContainerState, ContainerView
+from cloudless.core.quantity import format_bytes
 from cloudless.core.spec import Container, RestartPolicy, RestartPolicyKind, WorkloadSpec, WorkloadType
 
 EXIT_CODE_UNKNOWN: Final = 255
@@ -34,11 +35,15 @@ def policy_of(spec: WorkloadSpec) -> RestartPolicyKind:
     )
 
 
-def recalled(facts: ContainerFacts, delays: backoff.Delays, *, now_ms: int) -> ContainerTrack:
+def recalled(facts: ContainerFacts, delays: backoff.Delays, *, now_ms: int, wall_ms: int) -> ContainerTrack:
     """The track of a container as an earlier life of the agent left it, before it is observed again."""
-    backing_off = facts.failures > 0 and facts.attempt == facts.ended_attempt
+    backing_off = facts.failures > 0 and facts.attempt == facts.ended_attempt and not facts.exited
+    wait_ms = backoff.delay_ms(delays, failures=facts.failures, jitter=0.5) if backing_off else 0
+    if facts.retry_at_wall_ms:  # what is left of it, and never more than it was, whatever the clock says
+        wait_ms = min(max(0, facts.retry_at_wall_ms - wall_ms), wait_ms)
     return ContainerTrack(
-        retry_at_ms=now_ms + backoff.delay_ms(delays, failures=facts.failures, jitter=0.0) if backing_off else 0,
+        retry_at_ms=now_ms + wait_ms if backing_off else 0,
+        retry_at_wall_ms=wall_ms + wait_ms if backing_off else 0,
         name=facts.name,
         stage=Stage.EXITED if facts.exited else Stage.WAITING,
         attempt=facts.attempt,
@@ -74,6 +79,7 @@ def facts_of(track: ContainerTrack) -> ContainerFacts:
         ready=probes.ready(track.probes),
         evicted_reason=track.evicted_reason,
         evicted_message=track.evicted_message,
+        retry_at_wall_ms=track.retry_at_wall_ms if track.ended_attempt == track.attempt else 0,
     )
 
 
@@ -97,6 +103,7 @@ def running(
         ended_attempt=min(track.ended_attempt, view.attempt - 1),
         start_failures=0,
         retry_at_ms=0,
+        retry_at_wall_ms=0,
         reason="",
         message="",
         stop_cause="",
@@ -200,29 +207,50 @@ def _ended(
         image_digest=view.image_digest or track.image_digest,
         last_reason=reason,
         last_exit_code=view.exit_code,
-        message=_probe_detail(track) if reason in (LIVENESS_FAILED, STARTUP_FAILED) else "",
+        message=_cause(track, spec, reason),
         stop_cause="",
         held=False,
         probes=probes.ContainerProbes(),
     )
     policy = policy_of(spec) if spec is not None else RestartPolicyKind.NEVER
     if track.held and reason == track.stop_cause and policy is not RestartPolicyKind.NEVER:
-        return replace(after, stage=Stage.WAITING, failures=track.failures, reason=reason, retry_at_ms=now_ms)
+        after = replace(after, stage=Stage.WAITING, failures=track.failures, reason=reason)
+        return replace(after, retry_at_ms=now_ms, retry_at_wall_ms=wall_ms)
     wanted = policy is RestartPolicyKind.ALWAYS or (policy is RestartPolicyKind.ON_FAILURE and not completed)
     if not wanted:
         return replace(after, stage=Stage.EXITED, reason=reason, terminal_failure=not completed)
     if 0 < rules.max_retries < failures:
-        message = f"ended {failures} times in a row, last with {reason} (exit code {view.exit_code})"
+        message = f"ended {failures} times in a row, last with {_in_words(after)}"
         return replace(after, stage=Stage.EXITED, reason=RETRIES_EXHAUSTED, message=message, terminal_failure=True)
     wait = backoff.delay_ms(delays, failures=failures, jitter=jitter)
-    reason = CRASH_LOOP if failures >= _CRASH_LOOP_ENDS else RESTARTING
-    return replace(after, stage=Stage.WAITING, reason=reason, retry_at_ms=now_ms + wait)
+    times = f"{failures} times in a row, last" if failures > 1 else "once,"
+    return replace(
+        after,
+        stage=Stage.WAITING,
+        reason=CRASH_LOOP if failures >= _CRASH_LOOP_ENDS else RESTARTING,
+        message=f"ended {times} with {_in_words(after)}; starts again after {wait / 1000:.1f} s",
+        retry_at_ms=now_ms + wait,
+        retry_at_wall_ms=wall_ms + wait,
+    )
 
 
-def _probe_detail(track: ContainerTrack) -> str:
-    kind = probes.failed(track.probes)
-    checked = track.probes.track(kind) if kind is not None else None
-    return checked.detail if checked is not None else ""
+def _in_words(ended: ContainerTrack) -> str:
+    cause = f": {ended.message}" if ended.message else ""
+    return f"{ended.last_reason} (exit code {ended.last_exit_code}){cause}"
+
+
+def _cause(track: ContainerTrack, spec: WorkloadSpec | None, reason: str) -> str:
+    """What the reason of an end does not say."""
+    if reason in (LIVENESS_FAILED, STARTUP_FAILED):
+        kind = probes.failed(track.probes)
+        checked = track.probes.track(kind) if kind is not None else None
+        return checked.detail if checked is not None else ""
+    if reason == OOM_KILLED:
+        containers = spec.containers if spec is not None else ()
+        limits = (c.resources.limits.memory_bytes for c in containers if c.name == track.name)
+        limit = next(limits, 0)
+        return f"it needed more than its memory limit of {format_bytes(limit)}" if limit else "it ran out of memory"
+    return ""
 
 
 def start_refused(
@@ -233,6 +261,7 @@ def start_refused(
     permanent: bool,
     delays: backoff.Delays,
     now_ms: int,
+    wall_ms: int,
     jitter: float,
 ) -> ContainerTrack:
     """The runtime did not start the container: tried again with the same run's number, unless it never can."""
@@ -246,6 +275,7 @@ def start_refused(
         busy=False,
         start_failures=failures,
         retry_at_ms=now_ms + wait,
+        retry_at_wall_ms=wall_ms + wait,
         reason=reason,
         message=message,
     )

@@ -38,7 +38,7 @@ def fold(state: ReplicaState, event: Event, *, now_ms: int, wall_ms: int, jitter
         case m.SandboxRemoved():
             return replace(state, sandbox=SandboxStage.GONE, address="", ports=())
         case m.OperationFailed():
-            return _operation_failed(state, event, now_ms=now_ms, jitter=jitter)
+            return _operation_failed(state, event, now_ms=now_ms, wall_ms=wall_ms, jitter=jitter)
         case m.ContainerStarted(view):
             track = track_of(state, view.name)
             if track is None:
@@ -108,7 +108,9 @@ def _observe(
     return state
 
 
-def _operation_failed(state: ReplicaState, event: m.OperationFailed, *, now_ms: int, jitter: float) -> ReplicaState:
+def _operation_failed(
+    state: ReplicaState, event: m.OperationFailed, *, now_ms: int, wall_ms: int, jitter: float
+) -> ReplicaState:
     state = replace(state, must_look=state.must_look or event.ambiguous)
     if not event.container:
         failures = state.sandbox_failures + 1
@@ -135,6 +137,7 @@ def _operation_failed(state: ReplicaState, event: m.OperationFailed, *, now_ms: 
         permanent=event.permanent,
         delays=delays_of(state),
         now_ms=now_ms,
+        wall_ms=wall_ms,
         jitter=jitter,
     )
     return with_track(state, refused)
@@ -164,6 +167,7 @@ def _started(
                 permanent=False,
                 delays=delays_of(state),
                 now_ms=now_ms,
+                wall_ms=wall_ms,
                 jitter=jitter,
             )
 

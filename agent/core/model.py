@@ -46,6 +46,7 @@ class ContainerTrack:
     failures: int = 0  # ends since the container last ran well
     start_failures: int = 0  # starts (or stops) in a row that had no effect
     retry_at_ms: int = 0  # no start or stop before
+    retry_at_wall_ms: int = 0  # with WAITING: the same of the next start, by the wall clock; 0: as soon as possible
     busy: bool = False  # a start or stop is in flight
     terminal_failure: bool = False  # with EXITED: it failed for good
     reason: str = ""
@@ -81,6 +82,7 @@ class ContainerFacts:
     ready: bool = False  # of run `attempt`: it was ready
     evicted_reason: str = ""
     evicted_message: str = ""
+    retry_at_wall_ms: int = 0  # the next start; 0 with facts of older agents
 
 
 @dataclass(frozen=True, slots=True)

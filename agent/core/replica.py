@@ -36,7 +36,7 @@ def assigned(
 ) -> ReplicaState:
     """A replica as its assignment and the facts of earlier lives describe it; not looked at yet."""
     delays = backoff.from_spec(assignment.spec.restart_policy.backoff)
-    known = {f.name: containers.recalled(f, delays, now_ms=now_ms) for f in facts}
+    known = {f.name: containers.recalled(f, delays, now_ms=now_ms, wall_ms=wall_ms) for f in facts}
     tracks = tuple(known.get(c.name, ContainerTrack(c.name)) for c in assignment.spec.containers)
     state = ReplicaState(assignment.replica_id, assignment, containers=tracks, since_wall_ms=wall_ms)
     return follow(note_failure(state), assignment)

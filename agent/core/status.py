@@ -85,4 +85,6 @@ def _container(track: ContainerTrack, *, held: str) -> ContainerStatus:
         image_digest=track.image_digest,
         last_reason=track.last_reason,
         last_exit_code=track.last_exit_code,
+        message="" if running else track.message,
+        retry_at_ms=0 if running or exited or held else track.retry_at_wall_ms,
     )

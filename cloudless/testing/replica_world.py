@@ -58,7 +58,7 @@ class World:
 class Harness:
     """Runs the effects of one replica on the world, in the order and with the failures that its owner decides."""
 
-    def __init__(self, assignment: Assignment, *, jitter: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(self, assignment: Assignment, *, jitter: Callable[[], float] = lambda: 0.5) -> None:
         self.jitter = jitter
         self.assignment = assignment
         self.world = World()

@@ -17,7 +17,10 @@ from cloudless.core.model import Assignment, ReplicaPhase, ReplicaStatus
 from cloudless.core.spec import (
     Container,
     ExecProbe,
+    PreStop,
     Probe,
+    ResourceAmounts,
+    Resources,
     RestartPolicy,
     RestartPolicyKind,
     Termination,
@@ -38,15 +41,25 @@ def assignment(
     liveness: Probe | None = None,
     readiness: Probe | None = None,
     startup: Probe | None = None,
+    memory_bytes: int = 0,
+    pre_stop: PreStop | None = None,
+    grace_ms: int = 5_000,
 ) -> Assignment:
     containers = tuple(
-        Container(name=n, image="i", liveness_probe=liveness, readiness_probe=readiness, startup_probe=startup)
+        Container(
+            name=n,
+            image="i",
+            resources=Resources(limits=ResourceAmounts(memory_bytes=memory_bytes)),
+            liveness_probe=liveness,
+            readiness_probe=readiness,
+            startup_probe=startup,
+        )
         for n in names
     )
     spec = WorkloadSpec(
         containers=containers,
         restart_policy=RestartPolicy(policy=policy, max_retries=retries),
-        termination=Termination(grace_period_ms=5_000),
+        termination=Termination(grace_ms, pre_stop),
     )
     return Assignment(replica_id, "web", "default", 1, spec)
 
@@ -71,7 +84,7 @@ class Node:
         """One life of the agent. Leaving it is a kill: what runs goes on running."""
         runtime = FakeRuntime(self.device)
         journal = Journal(self.directory / "journal", fabric=fabric)
-        self.supervisor = Supervisor(runtime, journal, self.clock, self._probe, jitter=lambda: 0.0)
+        self.supervisor = Supervisor(runtime, journal, self.clock, self._probe, jitter=lambda: 0.5)
         self.supervisor.load()
         if hold:
             self.supervisor.hold(hold, "")

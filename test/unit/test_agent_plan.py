@@ -55,11 +55,16 @@ def test_every_phase_is_in_the_table() -> None:
     assert all(ReplicaPhase.LOST not in after for after in lifecycle.TRANSITIONS.values())
 
 
-def test_delays_double_up_to_the_limit() -> None:
-    got = [backoff.delay_ms(backoff.DEFAULT, failures=n, jitter=0.0) for n in range(1, 12)]
-    assert got == [1000, 2000, 4000, 8000, 16000, 32000, 64000, 128000, 256000, 300000, 300000]
-    assert backoff.delay_ms(backoff.DEFAULT, failures=10**9, jitter=0.0) == 300_000
-    assert 900 <= backoff.delay_ms(backoff.DEFAULT, failures=1, jitter=0.99) < 1000
+def test_delays_double_up_to_the_limit_and_keep_within_a_fifth() -> None:
+    doubled = [1000, 2000, 4000, 8000, 16000, 32000, 64000, 128000, 256000, 300000, 300000]
+    for failures, middle in enumerate(doubled, start=1):
+        got = [backoff.delay_ms(backoff.DEFAULT, failures=failures, jitter=n / 100) for n in range(100)]
+        assert got[0] == round(middle * 0.8)
+        assert middle * 0.98 < max(got) <= min(middle * 1.2, 300_000)
+        assert got == sorted(got)
+        assert len(set(got)) == 100, "what failed together does not retry together"
+    assert backoff.delay_ms(backoff.DEFAULT, failures=10**9, jitter=0.0) == 240_000
+    assert backoff.delay_ms(backoff.Delays(1, 1, 1), failures=1, jitter=0.0) == 1
 
 
 def test_delays_of_a_spec() -> None:
