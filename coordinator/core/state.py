@@ -7,8 +7,8 @@ simply a reference. Maps iterate in no stable order; whatever affects a decision
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeAlias, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias, TypeVar
 
 from immutables import Map
 
@@ -46,6 +46,37 @@ _INDEXES: Final = (
 
 K = TypeVar("K")
 
+_LINKS_MAX: Final = 8192  # of a chain; a longer one begins anew, so that old links can go
+
+
+class Touched:
+    """A link of the chain of what changed: the key of a node or a workload, and the link before it.
+
+    Whoever derived something from a state finds what changed since by following the links of a later one back to the
+    link that it started from. The chain begins anew from time to time; where that link is not found, everything may
+    have changed.
+    """
+
+    __slots__ = ("before", "key", "length")
+
+    def __init__(self, key: Any, before: Touched | None) -> None:
+        self.key = key
+        full = before is None or before.length >= _LINKS_MAX
+        self.before = None if full else before
+        self.length = 1 if before is None or full else before.length + 1
+
+
+def touched_since(newest: Touched | None, known: Touched | None) -> list[Any] | None:
+    """The keys that changed after `known`, newest first and perhaps repeated; None where that is not known."""
+    keys: list[Any] = []
+    link = newest
+    while link is not known or known is None:
+        if link is None:
+            return None  # the chain began anew since, or nothing was known of where it began
+        keys.append(link.key)
+        link = link.before
+    return keys
+
 
 @dataclass(frozen=True, slots=True)
 class State:
@@ -73,6 +104,9 @@ class State:
     system_workloads: Map[WorkloadKey, bool]  # those of type system
     reserved: Map[str, ResourceAmounts]  # per node, the sum of the fragments of its replicas
     first_token_end_ms: int  # the earliest `expires_at_ms` of all tokens, which for a token never changes
+    # -- for caches of what follows from a state; says nothing about its content ---------------------------
+    touched_nodes: Touched | None = field(default=None, compare=False)  # node, reservation or host ports changed
+    touched_workloads: Touched | None = field(default=None, compare=False)
 
     @classmethod
     def empty(cls, trust_domain: str) -> State:
@@ -123,11 +157,11 @@ class State:
     # -- the next state -----------------------------------------------------------------------------------
 
     def with_node(self, node: Node) -> State:
-        return replace(self, nodes=self.nodes.set(node.id, node))
+        return replace(self, nodes=self.nodes.set(node.id, node), touched_nodes=Touched(node.id, self.touched_nodes))
 
     def without_node(self, node_id: str) -> State:
         """Drops a node that has no replicas any more."""
-        return replace(self, nodes=self.nodes.delete(node_id))
+        return replace(self, nodes=self.nodes.delete(node_id), touched_nodes=Touched(node_id, self.touched_nodes))
 
     def with_workload(self, record: WorkloadRecord) -> State:
         key = (record.metadata.namespace, record.metadata.name)
@@ -136,13 +170,17 @@ class State:
             system = system if key in system else system.set(key, True)
         elif key in system:
             system = system.delete(key)
-        return replace(self, workloads=self.workloads.set(key, record), system_workloads=system)
+        touched = Touched(key, self.touched_workloads)
+        workloads = self.workloads.set(key, record)
+        return replace(self, workloads=workloads, system_workloads=system, touched_workloads=touched)
 
     def without_workload(self, namespace: str, name: str) -> State:
         """Drops a workload that has no replicas any more."""
         key = (namespace, name)
         system = self.system_workloads.delete(key) if key in self.system_workloads else self.system_workloads
-        return replace(self, workloads=self.workloads.delete(key), system_workloads=system)
+        touched = Touched(key, self.touched_workloads)
+        workloads = self.workloads.delete(key)
+        return replace(self, workloads=workloads, system_workloads=system, touched_workloads=touched)
 
     def with_replica(self, replica: Replica) -> State:
         before = self.replicas.get(replica.id)
@@ -211,6 +249,7 @@ class State:
             replicas_by_workload=by_workload,
             replicas_by_node=_add(self.replicas_by_node, replica.node_id, replica.id),
             reserved=self.reserved.set(replica.node_id, used),
+            touched_nodes=Touched(replica.node_id, self.touched_nodes),
         )
 
     def _unindexed(self, replica: Replica) -> State:
@@ -229,7 +268,13 @@ class State:
             if left_over is None:
                 left_over = amounts.total(self.replicas[i].fragment for i in others)
             reserved = self.reserved.set(replica.node_id, left_over)
-        return replace(self, replicas_by_workload=by_workload, replicas_by_node=by_node, reserved=reserved)
+        return replace(
+            self,
+            replicas_by_workload=by_workload,
+            replicas_by_node=by_node,
+            reserved=reserved,
+            touched_nodes=Touched(replica.node_id, self.touched_nodes),
+        )
 
     # -- invariants ---------------------------------------------------------------------------------------
 
@@ -288,8 +333,9 @@ def spec_of_generation(record: WorkloadRecord, generation: int) -> WorkloadSpec 
     return next((revision.spec for revision in record.history if revision.generation == generation), None)
 
 
-def _indexed(replica: Replica) -> tuple[str, str, str, ResourceAmounts]:
-    return replica.namespace, replica.workload, replica.node_id, replica.fragment
+def _indexed(replica: Replica) -> tuple[str, str, str, ResourceAmounts, bool]:
+    lost = replica.status.phase is ReplicaPhase.LOST  # a lost one holds no host ports any more
+    return replica.namespace, replica.workload, replica.node_id, replica.fragment, lost
 
 
 def _add(index: Map[K, Ids], key: K, member: str) -> Map[K, Ids]:
