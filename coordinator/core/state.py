@@ -60,10 +60,10 @@ class Touched:
     __slots__ = ("before", "key", "length")
 
     def __init__(self, key: Any, before: Touched | None) -> None:
+        kept = before if before is not None and before.length < _LINKS_MAX else None
         self.key = key
-        full = before is None or before.length >= _LINKS_MAX
-        self.before = None if full else before
-        self.length = 1 if before is None or full else before.length + 1
+        self.before: Touched | None = kept
+        self.length: int = 1 if kept is None else kept.length + 1
 
 
 def touched_since(newest: Touched | None, known: Touched | None) -> list[Any] | None:
