@@ -23,20 +23,24 @@ class ConnectRequest(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., report: _Optional[_Union[ReplicaReport, _Mapping]] = ..., device: _Optional[_Union[_types_pb2.DeviceInfo, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
 
 class ConnectResponse(_message.Message):
-    __slots__ = ("welcome", "assignments", "heartbeat_ack", "open_channel", "report_ack", "coordinators")
+    __slots__ = ("welcome", "assignments", "heartbeat_ack", "open_channel", "report_ack", "coordinators", "signed_assignments", "lease_renewal")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_ACK_FIELD_NUMBER: _ClassVar[int]
     OPEN_CHANNEL_FIELD_NUMBER: _ClassVar[int]
     REPORT_ACK_FIELD_NUMBER: _ClassVar[int]
     COORDINATORS_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_RENEWAL_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     assignments: AssignmentSet
     heartbeat_ack: HeartbeatAck
     open_channel: OpenChannel
     report_ack: ReportAck
     coordinators: CoordinatorList
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assignments: _Optional[_Union[AssignmentSet, _Mapping]] = ..., heartbeat_ack: _Optional[_Union[HeartbeatAck, _Mapping]] = ..., open_channel: _Optional[_Union[OpenChannel, _Mapping]] = ..., report_ack: _Optional[_Union[ReportAck, _Mapping]] = ..., coordinators: _Optional[_Union[CoordinatorList, _Mapping]] = ...) -> None: ...
+    signed_assignments: SignedAssignments
+    lease_renewal: SignedLease
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assignments: _Optional[_Union[AssignmentSet, _Mapping]] = ..., heartbeat_ack: _Optional[_Union[HeartbeatAck, _Mapping]] = ..., open_channel: _Optional[_Union[OpenChannel, _Mapping]] = ..., report_ack: _Optional[_Union[ReportAck, _Mapping]] = ..., coordinators: _Optional[_Union[CoordinatorList, _Mapping]] = ..., signed_assignments: _Optional[_Union[SignedAssignments, _Mapping]] = ..., lease_renewal: _Optional[_Union[SignedLease, _Mapping]] = ...) -> None: ...
 
 class CoordinatorList(_message.Message):
     __slots__ = ("addresses",)
@@ -45,20 +49,22 @@ class CoordinatorList(_message.Message):
     def __init__(self, addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("boot_id", "instance_id", "device", "wall_clock_ms", "assignments_revision", "only_with_leader")
+    __slots__ = ("boot_id", "instance_id", "device", "wall_clock_ms", "assignments_revision", "only_with_leader", "signed_assignments")
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     WALL_CLOCK_MS_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENTS_REVISION_FIELD_NUMBER: _ClassVar[int]
     ONLY_WITH_LEADER_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
     boot_id: str
     instance_id: str
     device: _types_pb2.DeviceInfo
     wall_clock_ms: int
     assignments_revision: int
     only_with_leader: bool
-    def __init__(self, boot_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., device: _Optional[_Union[_types_pb2.DeviceInfo, _Mapping]] = ..., wall_clock_ms: _Optional[int] = ..., assignments_revision: _Optional[int] = ..., only_with_leader: bool = ...) -> None: ...
+    signed_assignments: bool
+    def __init__(self, boot_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., device: _Optional[_Union[_types_pb2.DeviceInfo, _Mapping]] = ..., wall_clock_ms: _Optional[int] = ..., assignments_revision: _Optional[int] = ..., only_with_leader: bool = ..., signed_assignments: bool = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("coordinator_id", "heartbeat_interval_ms", "wall_clock_ms", "coordinators", "leaderless")
@@ -129,6 +135,46 @@ class AssignmentSet(_message.Message):
     revision: int
     assignments: _containers.RepeatedCompositeFieldContainer[Assignment]
     def __init__(self, revision: _Optional[int] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ...) -> None: ...
+
+class SignedAssignments(_message.Message):
+    __slots__ = ("assignments", "lease")
+    ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    assignments: bytes
+    lease: SignedLease
+    def __init__(self, assignments: _Optional[bytes] = ..., lease: _Optional[_Union[SignedLease, _Mapping]] = ...) -> None: ...
+
+class AssignmentList(_message.Message):
+    __slots__ = ("assignments",)
+    ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
+    assignments: _containers.RepeatedCompositeFieldContainer[Assignment]
+    def __init__(self, assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ...) -> None: ...
+
+class AssignmentLease(_message.Message):
+    __slots__ = ("trust_domain", "node_id", "revision", "assignments_sha256", "issued_at_ms", "expires_at_ms")
+    TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    ASSIGNMENTS_SHA256_FIELD_NUMBER: _ClassVar[int]
+    ISSUED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    trust_domain: str
+    node_id: str
+    revision: int
+    assignments_sha256: bytes
+    issued_at_ms: int
+    expires_at_ms: int
+    def __init__(self, trust_domain: _Optional[str] = ..., node_id: _Optional[str] = ..., revision: _Optional[int] = ..., assignments_sha256: _Optional[bytes] = ..., issued_at_ms: _Optional[int] = ..., expires_at_ms: _Optional[int] = ...) -> None: ...
+
+class SignedLease(_message.Message):
+    __slots__ = ("lease", "signature", "certificates")
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
+    lease: bytes
+    signature: bytes
+    certificates: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, lease: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., certificates: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Assignment(_message.Message):
     __slots__ = ("replica_id", "workload", "namespace", "generation", "spec", "stopping", "stop_reason")
