@@ -21,12 +21,14 @@ from cloudless.api.v1 import session_pb2, types_pb2
 from cloudless.api.v1.convert import fill, from_proto
 from cloudless.clock import Clock
 from cloudless.config import SessionConfig
+from cloudless.coordinator.assigning import Granting
 from cloudless.coordinator.core.assignments import assignments_for
 from cloudless.coordinator.core.commands import ReportedReplica, ReportNode, ReportReplicas
 from cloudless.coordinator.core.liveness import LEFT, news
 from cloudless.coordinator.core.state import State
 from cloudless.core.model import Assignment, DeviceInfo, NodeState, NodeUsage, ReplicaStatus
 from cloudless.errors import CloudlessError, InvalidArgument, NotFound, PermissionDenied, ResourceExhausted, Unavailable
+from cloudless.identity.signing import Signer
 from cloudless.streams import MessageStream
 
 log = structlog.get_logger(__name__)
@@ -84,6 +86,7 @@ class AgentSession:
         coordinator_id: str,
         addresses: Callable[[], Sequence[str]],
         leaderless: Callable[[], bool],
+        signer: Signer | None = None,
     ) -> None:
         self.node_id = node_id
         self.instance_id = hello.instance_id[:_ID_LENGTH_MAX]
@@ -120,6 +123,9 @@ class AgentSession:
         self._channels: deque[session_pb2.OpenChannel] = deque()
         self._assignments_due = True
         self._assignments: tuple[Assignment, ...] | None = None
+        self._granting: Granting | None = None  # None: an agent of an earlier version
+        if signer is not None and hello.signed_assignments:
+            self._granting = Granting(signer, node_id, clock)
         self._current = asyncio.Event()  # the state here is as new as any that the node has been shown
         self._told_addresses: tuple[str, ...] = ()
         self._addresses_due = False
@@ -300,6 +306,8 @@ class AgentSession:
                 self._heartbeat_ack = None
                 ack = session_pb2.HeartbeatAck(sequence=sequence, leaderless=self._leaderless())
                 await self._send(heartbeat_ack=ack)
+                if self._granting is not None and self._granting.renewal_due() and not ack.leaderless:
+                    await self._send(lease_renewal=self._granting.renewal())
             if (sequence := self._report_ack) is not None:
                 self._report_ack = None
                 await self._send(report_ack=session_pb2.ReportAck(sequence=sequence))
@@ -312,10 +320,13 @@ class AgentSession:
         assignments = assignments_for(snapshot.state, self.node_id)
         if assignments == self._assignments:
             return
-        message = session_pb2.AssignmentSet(revision=snapshot.index)
-        for assignment in assignments:
-            fill(assignment, message.assignments.add())
-        await self._send(assignments=message)
+        if self._granting is not None:
+            await self._send(signed_assignments=self._granting.grant(snapshot.index, assignments))
+        else:
+            message = session_pb2.AssignmentSet(revision=snapshot.index)
+            for assignment in assignments:
+                fill(assignment, message.assignments.add())
+            await self._send(assignments=message)
         self._assignments = assignments
         ASSIGNMENT_SETS.inc()
         log.debug("session.assigned", node=self.node_id, revision=snapshot.index, replicas=len(assignments))

@@ -47,6 +47,7 @@ from cloudless.coordinator.wal import collector
 from cloudless.coordinator.wal.machine import FabricMachine
 from cloudless.errors import CloudlessError, Corrupt, FailedPrecondition, Internal, InvalidArgument
 from cloudless.identity.files import write_private
+from cloudless.identity.signing import Signer
 from cloudless.observe import log as logs
 from cloudless.observe import metrics, tracing
 
@@ -176,7 +177,13 @@ class Coordinator:
         peers = GrpcPeers(directory, identity.certificate, clock)
         stack.push_async_callback(peers.close)
         self.hub = SessionHub(
-            store, clock, config.session, directory.api_addresses, coordinator_id=config.id, peers=peers
+            store,
+            clock,
+            config.session,
+            directory.api_addresses,
+            coordinator_id=config.id,
+            peers=peers,
+            signer=Signer(identity.certificate),
         )
         backend = Backend(
             config,

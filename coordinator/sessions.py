@@ -45,6 +45,7 @@ from cloudless.errors import (
     Unavailable,
     WatchLagged,
 )
+from cloudless.identity.signing import Signer
 
 log = structlog.get_logger(__name__)
 
@@ -89,8 +90,8 @@ class _Alone:
 
 class SessionHub:
     """All sessions of one coordinator. `coordinator_addresses` is asked at each Welcome and whenever the log says
-    something new of the coordinators; `peers` reaches the others; `new_channel_id` gives ids that cannot be guessed,
-    `jitter` numbers in [0, 1)."""
+    something new of the coordinators; `peers` reaches the others; `signer` signs what nodes keep (None: they get it
+    unsigned); `new_channel_id` gives ids that cannot be guessed, `jitter` numbers in [0, 1)."""
 
     def __init__(
         self,
@@ -101,6 +102,7 @@ class SessionHub:
         *,
         coordinator_id: str = "",
         peers: Peers | None = None,
+        signer: Signer | None = None,
         new_channel_id: Callable[[], str] = lambda: secrets.token_urlsafe(24),
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -112,6 +114,7 @@ class SessionHub:
         )
         self._coordinator_id = coordinator_id
         self._peers: Peers = peers if peers is not None else _Alone()
+        self._signer = signer
         self._leases = Leases(
             store, clock, config, actor=f"coordinator/{coordinator_id}", shared=lambda: bool(self._peers.ids())
         )
@@ -179,6 +182,7 @@ class SessionHub:
             coordinator_id=self._coordinator_id,
             addresses=self._addresses,
             leaderless=self._leaderless,
+            signer=self._signer,
         )
         self._replace(node_id, session)
         cause = "failed"

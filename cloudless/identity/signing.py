@@ -27,6 +27,8 @@ from cloudless.identity.credentials import Credentials
 from cloudless.identity.keys import PrivateKey, load_key_pem
 from cloudless.identity.spiffe import SpiffeId
 
+ASSIGNMENT_LEASE: Final = b"cloudless assignment lease v1\n"  # a context
+
 CERTIFICATES_MAX: Final = 4
 CERTIFICATE_BYTES_MAX: Final = 16 * 1024
 _CHAINS_KEPT: Final = 16
