@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from cloudless.core import hours
+from cloudless.core.hours import Window, inside, parse
 from cloudless.core.model import OwnerTerms
 
 _RESUME_ABOVE_FLOOR_PERCENT = 10
@@ -29,7 +29,7 @@ class Terms:
     cpu_millis: int = 0
     memory_bytes: int = 0
     hours: tuple[str, ...] = ()
-    windows: tuple[hours.Window, ...] = ()
+    windows: tuple[Window, ...] = ()
     battery_floor_percent: int = 0
     battery_resume_percent: int = 0
     allow_metered: bool = False
@@ -84,7 +84,7 @@ def terms(
         cpu_millis=cpu_millis,
         memory_bytes=memory_bytes,
         hours=hours_text,
-        windows=tuple(hours.parse(text) for text in hours_text),
+        windows=tuple(parse(text) for text in hours_text),
         battery_floor_percent=battery_floor_percent,
         battery_resume_percent=resume if battery_floor_percent else 0,
         allow_metered=allow_metered,
@@ -102,7 +102,7 @@ def decide(stated: Terms | None, now: Situation, *, battery_low: bool) -> Verdic
     if stated is None:
         message = "what the owner allows cannot be read"
         return Verdict(False, Reason.TERMS_UNREADABLE, message, evicting=False, battery_low=low)
-    if not hours.inside(stated.windows, weekday=now.weekday, minute=now.minute):
+    if not inside(stated.windows, weekday=now.weekday, minute=now.minute):
         message = f"the owner allows {', '.join(stated.hours)}"
         return Verdict(False, Reason.OUTSIDE_HOURS, message, evicting=True, battery_low=low)
     if low:

@@ -4,8 +4,9 @@
 and for changes; `UsageSampler.sample` is cheap and for every heartbeat. Everything is read below `System.root`.
 """
 
+from cloudless.agent.device.conditions import Conditions
 from cloudless.agent.device.detect import detect
 from cloudless.agent.device.sampler import UsageSampler
 from cloudless.agent.device.system import System
 
-__all__ = ["System", "UsageSampler", "detect"]
+__all__ = ["Conditions", "System", "UsageSampler", "detect"]

@@ -38,10 +38,6 @@ _VIRTUAL = (
 )
 
 
-def is_android(system: System) -> bool:
-    return system.exists("/system/build.prop") or "android" in system.kernel.lower()
-
-
 def is_virtual(system: System) -> bool:
     dmi = " ".join(system.read(f"/sys/class/dmi/id/{name}") for name in ("sys_vendor", "product_name", "bios_vendor"))
     if any(word in dmi.lower() for word in _VIRTUAL):
@@ -53,7 +49,7 @@ def is_virtual(system: System) -> bool:
 
 
 def device_class(system: System) -> DeviceClass:
-    if is_android(system):
+    if power.is_android(system):
         return DeviceClass.PHONE
     if power.batteries(system):
         return DeviceClass.LAPTOP

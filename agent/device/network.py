@@ -74,9 +74,13 @@ def is_cellular(system: System, interface: str) -> bool:
     return interface.startswith(_CELLULAR) or "DEVTYPE=wwan" in system.read(f"/sys/class/net/{interface}/uevent")
 
 
+def networkmanager_program() -> str:
+    return shutil.which("nmcli") or ""
+
+
 def networkmanager_says_metered(interface: str) -> bool:
     """NetworkManager's word, which knows phones' hotspots and what the owner ticked. False without it."""
-    program = shutil.which("nmcli")
+    program = networkmanager_program()
     if not program or not interface:
         return False
     try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
 from dataclasses import dataclass
 
 from cloudless.agent.device.system import System
 
-_SUPPLIES = "/sys/class/power_supply"
 _MAINS = ("Mains", "USB", "Wireless")
 NO_BATTERY = -1
 
@@ -19,10 +21,10 @@ class Power:
 
 def _supplies(system: System, *kinds: str) -> list[str]:
     return [
-        f"{_SUPPLIES}/{name}"
-        for name in system.names(_SUPPLIES)
-        if system.read(f"{_SUPPLIES}/{name}/type") in kinds
-        and system.read(f"{_SUPPLIES}/{name}/scope") != "Device"  # a mouse's or a headset's
+        f"{system.supplies}/{name}"
+        for name in system.names(system.supplies)
+        if system.read(f"{system.supplies}/{name}/type") in kinds
+        and system.read(f"{system.supplies}/{name}/scope") != "Device"  # a mouse's or a headset's
     ]
 
 
@@ -43,7 +45,8 @@ def _percent(system: System, path: str) -> int | None:
 
 
 def read(system: System) -> Power:
-    """A device without any power supply in sysfs has no battery: it runs from the mains (boards, servers, VMs)."""
+    """A device without any power supply in sysfs has no battery: it runs from the mains (boards, servers, VMs). Android
+    hides its supplies from programs: there that says nothing."""
     cells = batteries(system) or _supplies(system, "UPS")
     known = [percent for path in cells if (percent := _percent(system, path)) is not None]
     level = max(0, min(100, sum(known) // len(known))) if known else NO_BATTERY
@@ -52,9 +55,32 @@ def read(system: System) -> Power:
     if any(online):
         return Power("mains", level)
     if not cells:
-        return Power("mains", NO_BATTERY)
+        return Power("unknown" if is_android(system) else "mains", NO_BATTERY)
     if "Discharging" in states:
         return Power("battery", level)
     if states & {"Charging", "Full", "Not charging"}:
         return Power("mains", level)
     return Power("battery" if online else "unknown", level)
+
+
+def is_android(system: System) -> bool:
+    return system.exists("/system/build.prop") or "android" in system.kernel.lower()
+
+
+def termux_program(system: System) -> str:
+    """Termux:API's command for the battery, where it is needed; else empty."""
+    if not is_android(system) or batteries(system):
+        return ""
+    return shutil.which("termux-battery-status") or ""
+
+
+def ask_termux(program: str) -> Power | None:
+    """What Android says of the battery; None when it does not answer in 5 s, as without the Termux:API app."""
+    try:
+        done = subprocess.run([program], capture_output=True, text=True, timeout=5, check=True)
+        told = json.loads(done.stdout)
+        level = max(0, min(100, int(told["percentage"])))
+        plugged = str(told.get("plugged", ""))
+    except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
+        return None
+    return Power("mains" if plugged.startswith("PLUGGED") else "battery", level)

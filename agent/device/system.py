@@ -34,9 +34,11 @@ class System:
     affinity_cpus: int  # CPUs that this process may use
     statvfs: Callable[[Path], _StatvfsResult]
     probe: Callable[[], Mapping[str, Finding]]
+    supplies: str = "/sys/class/power_supply"
 
     @classmethod
-    def here(cls) -> System:
+    def here(cls, supplies: Path | None = None) -> System:
+        """This device. `supplies`: where its batteries and mains are shown, if elsewhere."""
         uname = platform.uname()
         return cls(
             root=Path("/"),
@@ -47,6 +49,7 @@ class System:
             affinity_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
             statvfs=os.statvfs,
             probe=findings.run,
+            supplies=str(supplies or cls.supplies),
         )
 
     @property

@@ -1,5 +1,6 @@
 """Four devices as trees of files: what the agent says about each."""
 
+import asyncio
 import dataclasses
 import os
 import sys
@@ -9,7 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from cloudless.agent.device import System, UsageSampler, capacity, classify, detect, features, iops, network, power
+from cloudless.agent.device import (
+    Conditions,
+    System,
+    UsageSampler,
+    capacity,
+    classify,
+    detect,
+    features,
+    iops,
+    network,
+    power,
+)
 from cloudless.agent.runtime.process.findings import Finding
 from cloudless.config import AgentConfig, OwnerConfig
 from cloudless.core.model import DeviceClass, Feature, RuntimeInfo
@@ -417,9 +429,9 @@ def test_power_and_link_are_looked_at_now_and_then(make, tmp_path):
     clock = Clock()
     sampler = UsageSampler(tmp_path, system=make(LAPTOP), clock=clock, metered=True)
     make({"/sys/class/power_supply/AC/online": "1\n"})
-    clock.ms = 9_999
+    clock.ms = 4_999
     assert sampler.sample().power_source == "battery"
-    clock.ms = 10_000
+    clock.ms = 5_000
     assert sampler.sample().power_source == "mains"
     assert sampler.sample().metered  # the same link that was found metered
     make({"/proc/net/route": ROUTE + route("eth0")})
@@ -428,6 +440,54 @@ def test_power_and_link_are_looked_at_now_and_then(make, tmp_path):
     make({"/proc/net/route": ROUTE + route("wwan0")})
     clock.ms = 30_000
     assert sampler.sample().metered
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ('{"percentage": 64, "plugged": "UNPLUGGED", "status": "DISCHARGING"}', power.Power("battery", 64)),
+        ('{"percentage": 99, "plugged": "PLUGGED_USB", "status": "CHARGING"}', power.Power("mains", 99)),
+        ("", power.Power("unknown", -1)),
+        ('{"percentage": "unknown"}', power.Power("unknown", -1)),
+    ],
+)
+async def test_android_is_asked_for_the_battery_that_it_hides(make, tmp_path, monkeypatch, said, expected):
+    program = tmp_path / "bin" / "termux-battery-status"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho '{said}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/bin")
+    files = {name: text for name, text in PHONE.items() if "power_supply" not in name}
+    system = make(files, machine="aarch64")
+    assert detect(AgentConfig(data_dir=tmp_path / "data"), system=system).power_source == expected.source
+    clock = Clock()
+    conditions = Conditions(system, clock)
+    asking = asyncio.ensure_future(conditions.ask_programs())
+    async with asyncio.timeout(10):
+        while conditions.power != expected:
+            clock.ms += 5_000
+            conditions.refresh()
+            await asyncio.sleep(0.01)
+    asking.cancel()
+    assert power.termux_program(make(PHONE)) == ""  # where files tell, they are believed
+
+
+def test_power_supplies_can_be_shown_elsewhere(make, tmp_path):
+    system = make({"/host/supplies/BAT0/type": "Battery", "/host/supplies/BAT0/capacity": "12"})
+    system = dataclasses.replace(system, supplies="/host/supplies")
+    assert power.read(system).battery_percent == 12
+
+
+@pytest.mark.parametrize("name", ["dev/kgsl-3d0", "dev/mali0", "dev/nvidia0", "dev/dri/renderD128"])
+def test_gpus_of_each_maker_are_counted(make, tmp_path, name):
+    assert detect(AgentConfig(data_dir=tmp_path / "data"), system=make({name: ""})).gpus == 1
+
+
+def test_what_waits_for_memory_is_read_where_the_kernel_tells(make, tmp_path):
+    text = "some avg10=50.00 avg60=1 avg300=0 total=1\nfull avg10=12.50 avg60=1 avg300=0 total=1\n"
+    sampler = UsageSampler(tmp_path, system=make({**LAPTOP, "/proc/pressure/memory": text}), clock=Clock())
+    assert sampler.memory_stall_percent() == 12.5
+    assert UsageSampler(tmp_path, system=make(VPS), clock=Clock()).memory_stall_percent() == 0.0
 
 
 def test_memory_of_a_limited_agent_is_its_cgroups(make, tmp_path):
