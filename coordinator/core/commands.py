@@ -32,6 +32,7 @@ from cloudless.core.model import (
     Taint,
     User,
 )
+from cloudless.core.quick import quick_frozen
 from cloudless.core.spec import Metadata, RolloutStrategy, WorkloadSpec, WorkloadType
 
 SCHEMA: Final = 3  # the newest that this software understands
@@ -371,8 +372,8 @@ def _says_more(spec: WorkloadSpec) -> bool:
         or rollout.canary
         or rollout.strategy in (RolloutStrategy.CANARY, RolloutStrategy.BLUE_GREEN)
         or placement.affinity
-        or any(term.match_labels or term.weight for term in placement.anti_affinity)
-        or any(term.required for term in placement.spread)
+        or (placement.anti_affinity and any(term.match_labels or term.weight for term in placement.anti_affinity))
+        or (placement.spread and any(term.required for term in placement.spread))
     )
 
 
@@ -385,7 +386,7 @@ def _decides_more(plan: ApplyPlan) -> bool:
     return bool(plan.scheduled_until_ms or plan.roll_back or plan.expired or any(r.run for r in plan.replicas))
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class Entry:
     """One entry of the log.
 

@@ -31,7 +31,7 @@ class Authentication:
     CertificateExpired (TLS checks it at the handshake only), WrongTrustDomain, UserRevoked, UserUnknown,
     NodeRemoved, CertificateSuperseded, CoordinatorRemoved.
 
-    Certificates are parsed once: what each said is kept by its bytes.
+    Certificates are parsed once: what each said is kept by its bytes, and with it the principal that it stood for last.
     """
 
     def __init__(self, *, trust_domain: str, state: Callable[[], State], clock: Clock) -> None:
@@ -39,6 +39,7 @@ class Authentication:
         self._state = state
         self._clock = clock
         self._known: OrderedDict[bytes, CertificateInfo] = OrderedDict()
+        self._principals: dict[CertificateInfo, Principal] = {}  # of the known ones
 
     async def __call__(self, call: Call, request: Any, proceed: Proceed) -> Any:
         call.principal = self.principal(self._certificate(call.context))
@@ -87,7 +88,8 @@ class Authentication:
         if info is None:
             info = self._known[pem] = read_certificate(pem)
             if len(self._known) > _CACHE_SIZE:
-                self._known.popitem(last=False)
+                _, oldest = self._known.popitem(last=False)
+                self._principals.pop(oldest, None)
         return info
 
     def _principal(self, certificate: CertificateInfo) -> Principal:
@@ -103,14 +105,17 @@ class Authentication:
             bindings = self._user_bindings(self._state(), who.name)
         elif who.kind == COORDINATOR:
             _check_coordinator(self._state(), who.name)
-        return Principal(
-            kind=who.kind,
-            name=who.name,
-            spiffe_id=str(who),
-            certificate_expires_at_ms=certificate.expires_at_ms,
-            certificate_ttl_ms=certificate.expires_at_ms - issued_at_ms(certificate),
-            bindings=bindings,
-        )
+        principal = self._principals.get(certificate)
+        if principal is None or principal.bindings is not bindings:
+            principal = self._principals[certificate] = Principal(
+                kind=who.kind,
+                name=who.name,
+                spiffe_id=str(who),
+                certificate_expires_at_ms=certificate.expires_at_ms,
+                certificate_ttl_ms=certificate.expires_at_ms - issued_at_ms(certificate),
+                bindings=bindings,
+            )
+        return principal
 
     def _check_node(self, certificate: CertificateInfo) -> None:
         name = certificate.spiffe_id.name

@@ -65,13 +65,20 @@ class FabricMachine:
         self._trust_domain = trust_domain
         self._member = member
         self.schema = schema
+        self._coordinators: object = None  # of the newest state that was asked about, and what they understand
+        self._understood = 0
 
     def empty(self) -> State:
         return State.empty(self._trust_domain)
 
     def entry(self, command: Any, *, state: State, actor: str, request_id: str, issued_at_ms: int) -> bytes:
         """Raises FailedPrecondition (UpgradeNotFinished) for a command that a member does not understand yet."""
-        if (refusal := versions.refusal(command, state, known=self.schema)) is not None:
+        if state.coordinators is not self._coordinators:
+            self._coordinators = state.coordinators
+            self._understood = versions.schema_of_all(state, known=self.schema)
+        if commands.schema_of(command) > self._understood and (
+            refusal := versions.refusal(command, state, known=self.schema)
+        ):
             raise refusal
         return commands.encode(commands.Entry(commands.SCHEMA, request_id, issued_at_ms, actor, command))
 

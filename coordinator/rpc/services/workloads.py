@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from cloudless.api.v1 import control_pb2, spec_pb2, types_pb2
-from cloudless.api.v1.convert import from_proto, to_proto
+from cloudless.api.v1.convert import fill, from_proto, to_proto
 from cloudless.coordinator.core import commands, machine
 from cloudless.coordinator.core.commands import (
     DeleteWorkload,
@@ -56,14 +56,14 @@ class Workloads:
                 reason="WorkloadExists",
                 remedy="update or apply it, or choose another name",
             ) from None
-        return control_pb2.CreateWorkloadResponse(workload=self._view(metadata.namespace, metadata.name))
+        return self._showing(control_pb2.CreateWorkloadResponse(), metadata.namespace, metadata.name)
 
     async def UpdateWorkload(self, request: Any, context: Any) -> Any:
         metadata, spec = _workload(request)
         self._record(metadata.namespace, metadata.name)
         expected = request.expected_revision if request.HasField("expected_revision") else None
         await self._backend.write(PutWorkload(metadata, spec, expected_revision=expected))
-        return control_pb2.UpdateWorkloadResponse(workload=self._view(metadata.namespace, metadata.name))
+        return self._showing(control_pb2.UpdateWorkloadResponse(), metadata.namespace, metadata.name)
 
     async def ApplyWorkloads(self, request: Any, context: Any) -> Any:
         puts = _batch(request)
@@ -82,15 +82,15 @@ class Workloads:
         namespace, name = _named(request)
         refuse_violations(validation.validate_replicas(request.replicas, "replicas"))
         await self._backend.write(ScaleWorkload(namespace=namespace, name=name, replicas=request.replicas))
-        return control_pb2.ScaleWorkloadResponse(workload=self._view(namespace, name))
+        return self._showing(control_pb2.ScaleWorkloadResponse(), namespace, name)
 
     async def RestartWorkload(self, request: Any, context: Any) -> Any:
         namespace, name = _named(request)
         await self._backend.write(RestartWorkload(namespace=namespace, name=name))
-        return control_pb2.RestartWorkloadResponse(workload=self._view(namespace, name))
+        return self._showing(control_pb2.RestartWorkloadResponse(), namespace, name)
 
     async def GetWorkload(self, request: Any, context: Any) -> Any:
-        return control_pb2.GetWorkloadResponse(workload=self._view(*_named(request)))
+        return self._showing(control_pb2.GetWorkloadResponse(), *_named(request))
 
     async def ListWorkloads(self, request: Any, context: Any) -> Any:
         snapshot = self._backend.store.snapshot
@@ -133,9 +133,11 @@ class Workloads:
     def _record(self, namespace: str, name: str) -> WorkloadRecord:
         return _find(self._backend.state, namespace, name)
 
-    def _view(self, namespace: str, name: str) -> Any:
+    def _showing(self, answer: Any, namespace: str, name: str) -> Any:
+        """`answer` with the workload as it is now."""
         state = self._backend.state
-        return _to_proto(state, _find(state, namespace, name))
+        fill(workload_view(state, _find(state, namespace, name)), answer.workload)
+        return answer
 
 
 def _find(state: State, namespace: str, name: str) -> WorkloadRecord:
