@@ -37,6 +37,9 @@ def announce(announcement: m.Announcement, labels: dict[str, str]) -> None:
                 restart_in_ms=delay_ms if restarts else None,
                 **labels,
             )
+        case m.AnnouncePreStop(container, ok, detail):
+            level = log.info if ok else log.warning
+            level("container.pre_stop", container=container, ok=ok, cause="" if ok else detail, **labels)
         case m.AnnounceProbeFailure(container, kind, detail):
             metrics.PROBE_FAILURES.labels(kind.value).inc()
             log.debug("probe.failed", container=container, probe=kind.value, cause=detail, **labels)

@@ -12,7 +12,7 @@ import errno
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from cloudless.agent.core.model import RunProbe
+from cloudless.agent.core.model import Check
 from cloudless.agent.core.probes import timeout_ms
 from cloudless.agent.runtime.base import ExecRequest, Runtime
 from cloudless.core.model import Assignment
@@ -22,7 +22,7 @@ from cloudless.errors import CloudlessError, Unavailable
 if TYPE_CHECKING:
     import ssl
 
-Prober: TypeAlias = Callable[[str, Assignment, RunProbe], Awaitable[tuple[bool | None, str]]]
+Prober: TypeAlias = Callable[[str, Assignment, Check], Awaitable[tuple[bool | None, str]]]
 
 _STATUS_LINE_BYTES: Final = 4096
 _SERVING: Final = 1  # grpc.health.v1.HealthCheckResponse.ServingStatus
@@ -35,7 +35,7 @@ def port_of(container: Container, port: str) -> int | None:
     return next((p.container_port for p in container.ports if p.name == port), None)
 
 
-def _place(container: Container, check: RunProbe) -> str:
+def _place(container: Container, check: Check) -> str:
     """HOST:PORT that a check goes to; empty where it goes to none."""
     probe = check.probe
     wanted = probe.http or probe.tcp or probe.grpc
@@ -71,7 +71,7 @@ class NetworkProber:
         self._runtime = runtime
         self._tls: ssl.SSLContext | None = None
 
-    async def __call__(self, replica_id: str, assignment: Assignment, check: RunProbe) -> tuple[bool | None, str]:
+    async def __call__(self, replica_id: str, assignment: Assignment, check: Check) -> tuple[bool | None, str]:
         """Whether the check passed, and a word about it when not; None when it could not be made, because the
         runtime does not answer: that is no fault of the container. Raises only when cancelled."""
         container = next((c for c in assignment.spec.containers if c.name == check.container), None)
@@ -91,7 +91,7 @@ class NetworkProber:
         except (CloudlessError, ValueError, OverflowError) as error:  # OverflowError: a port of no network
             return False, str(error) or type(error).__name__
 
-    async def _check(self, replica_id: str, container: Container, check: RunProbe) -> tuple[bool, str]:
+    async def _check(self, replica_id: str, container: Container, check: Check) -> tuple[bool, str]:
         probe = check.probe
         if probe.exec is not None:
             return await self._exec(replica_id, container.name, probe.exec.command)

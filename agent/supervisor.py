@@ -12,6 +12,7 @@ listing was under way: it may describe the time before.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +42,8 @@ _RETRY_DELAY_S_MAX: Final = 10.0
 # After subscribing, how long until what may have been missed before is looked up.
 _SUBSCRIBED_DELAY_S: Final = 1.0
 _PROBES_AT_ONCE: Final = 16
+_HOOKS_AT_ONCE: Final = 32
+_HOOK_MARGIN_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ class Supervisor:
         self._jitter = jitter
         self._runtime_name = runtime_name or (lambda _spec: runtime.name)
         self._operator = Operator(runtime, operations_at_once=operations_at_once)
+        self._hook_slots = asyncio.Semaphore(_HOOKS_AT_ONCE)
         self._probe_slots = asyncio.Semaphore(_PROBES_AT_ONCE)
         self._resync_interval_s = resync_interval_s
         self._replicas: dict[str, _Held] = {}
@@ -327,6 +331,8 @@ class Supervisor:
                 self._spawn(self._operate(replica_id, held, effect))
             case m.RunProbe():
                 self._spawn(self._probe(replica_id, effect))
+            case m.RunPreStop():
+                self._spawn(self._pre_stop(replica_id, effect))
             case m.ReportStatus(status):
                 assignment = held.state.assignment
                 if assignment is not None:
@@ -344,7 +350,7 @@ class Supervisor:
             case m.Remember(facts):
                 self._facts[replica_id] = facts
                 self._journal.remember(replica_id, facts)
-            case m.AnnouncePhase() | m.AnnounceEnd() | m.AnnounceProbeFailure():
+            case m.AnnouncePhase() | m.AnnounceEnd() | m.AnnouncePreStop() | m.AnnounceProbeFailure():
                 announce(effect, labels_of(replica_id, held.state.assignment))
 
     def _count_containers(self) -> None:
@@ -371,6 +377,18 @@ class Supervisor:
         async with self._probe_slots:
             ok, detail = await self._prober(replica_id, assignment, check)
         self._post(replica_id, m.ProbeFinished(check.container, check.attempt, check.kind, ok, detail))
+
+    async def _pre_stop(self, replica_id: str, hook: m.RunPreStop) -> None:
+        held = self._replicas.get(replica_id)
+        assignment = held.state.assignment if held else None
+        if assignment is None:
+            return
+        ok: bool | None = False
+        detail = "no time was left for it"
+        with contextlib.suppress(TimeoutError):  # of waiting for the others; its own is the prober's
+            async with asyncio.timeout(hook.probe.timeout_ms / 1000 + _HOOK_MARGIN_S), self._hook_slots:
+                ok, detail = await self._prober(replica_id, assignment, hook)
+        self._post(replica_id, m.PreStopFinished(hook.container, hook.attempt, ok, detail))
 
     # Looking ---------------------------------------------------------------------------------------------
 

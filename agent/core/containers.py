@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from cloudless.agent.core import backoff, probes
 from cloudless.agent.core.model import ContainerFacts, ContainerTrack, Stage
@@ -22,6 +22,13 @@ CRASH_LOOP: Final = "CrashLoopBackOff"
 # Ends in a row from which on it is a crash loop: the first run's, and those of two restarts that did not help.
 _CRASH_LOOP_ENDS: Final = 3
 RETRIES_EXHAUSTED: Final = "RetriesExhausted"
+_NOT_STOPPING: Final[dict[str, Any]] = {
+    "stop_cause": "",
+    "stop_since_wall_ms": 0,
+    "stop_until_ms": 0,
+    "held": False,
+    "pre_stop_done": False,
+}
 LIVENESS_FAILED: Final = "LivenessProbeFailed"
 STARTUP_FAILED: Final = "StartupProbeFailed"
 
@@ -35,7 +42,9 @@ def policy_of(spec: WorkloadSpec) -> RestartPolicyKind:
     )
 
 
-def recalled(facts: ContainerFacts, delays: backoff.Delays, *, now_ms: int, wall_ms: int) -> ContainerTrack:
+def recalled(
+    facts: ContainerFacts, delays: backoff.Delays, *, grace_ms: int, now_ms: int, wall_ms: int
+) -> ContainerTrack:
     """The track of a container as an earlier life of the agent left it, before it is observed again."""
     backing_off = facts.failures > 0 and facts.attempt == facts.ended_attempt and not facts.exited
     wait_ms = backoff.delay_ms(delays, failures=facts.failures, jitter=0.5) if backing_off else 0
@@ -56,6 +65,11 @@ def recalled(facts: ContainerFacts, delays: backoff.Delays, *, now_ms: int, wall
         last_exit_code=facts.last_exit_code,
         evicted_reason=facts.evicted_reason,
         evicted_message=facts.evicted_message,
+        stop_since_wall_ms=facts.stop_since_wall_ms,
+        stop_until_ms=now_ms + max(0, grace_ms - max(0, wall_ms - facts.stop_since_wall_ms)),
+        stop_cause=facts.stop_cause,
+        held=facts.held,
+        pre_stop_done=facts.pre_stop_done,
         # The probes of the run that was under way, until it is known whether that run is still the one.
         probes=probes.ContainerProbes(
             started=facts.started, readiness=probes.ProbeTrack(due_at_ms=0, passing=facts.ready)
@@ -80,6 +94,10 @@ def facts_of(track: ContainerTrack) -> ContainerFacts:
         evicted_reason=track.evicted_reason,
         evicted_message=track.evicted_message,
         retry_at_wall_ms=track.retry_at_wall_ms if track.ended_attempt == track.attempt else 0,
+        stop_since_wall_ms=track.stop_since_wall_ms,
+        stop_cause=track.stop_cause,
+        held=track.held,
+        pre_stop_done=track.pre_stop_done,
     )
 
 
@@ -95,9 +113,11 @@ def running(
     if track.stage in (Stage.RUNNING, Stage.STOPPING) and track.attempt == view.attempt:
         return track
     same_run = track.attempt == view.attempt and track.ended_attempt < view.attempt
+    if not same_run:
+        track = replace(track, **_NOT_STOPPING)
     adopted = replace(
         track,
-        stage=Stage.RUNNING,
+        stage=Stage.STOPPING if track.stop_since_wall_ms else Stage.RUNNING,
         busy=False,
         attempt=view.attempt,
         ended_attempt=min(track.ended_attempt, view.attempt - 1),
@@ -106,8 +126,6 @@ def running(
         retry_at_wall_ms=0,
         reason="",
         message="",
-        stop_cause="",
-        held=False,
         exit_code=0,
         started_at_wall_ms=view.started_at_ms,
         finished_at_wall_ms=0,
@@ -208,9 +226,8 @@ def _ended(
         last_reason=reason,
         last_exit_code=view.exit_code,
         message=_cause(track, spec, reason),
-        stop_cause="",
-        held=False,
         probes=probes.ContainerProbes(),
+        **_NOT_STOPPING,
     )
     policy = policy_of(spec) if spec is not None else RestartPolicyKind.NEVER
     if track.held and reason == track.stop_cause and policy is not RestartPolicyKind.NEVER:

@@ -50,6 +50,11 @@ def fold(state: ReplicaState, event: Event, *, now_ms: int, wall_ms: int, jitter
                 return state
             # Whether it exited, and with which code, is for the look to say; if not, the stop is repeated.
             return replace(with_track(state, _stop_again_later(track, now_ms=now_ms, jitter=jitter)), must_look=True)
+        case m.PreStopFinished(name, attempt, _, _):
+            track = track_of(state, name)
+            if track is None or track.attempt != attempt or track.stage is not Stage.STOPPING or track.pre_stop_done:
+                return state
+            return with_track(state, replace(track, busy=False, pre_stop_done=True))
         case m.ProbeFinished(name, attempt, kind, ok, detail):
             track, container = track_of(state, name), container_of(state, name)
             if track is None or container is None or track.attempt != attempt or track.stage is not Stage.RUNNING:

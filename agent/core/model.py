@@ -58,6 +58,9 @@ class ContainerTrack:
     last_reason: str = ""
     last_exit_code: int = 0
     stop_cause: str = ""  # with STOPPING: why
+    stop_since_wall_ms: int = 0  # with STOPPING: when it began
+    stop_until_ms: int = 0  # with STOPPING: when the grace is over
+    pre_stop_done: bool = False  # with STOPPING: the hook has ended, well or not
     held: bool = False  # with STOPPING: it is stopped because its replica is held, and starts again afterwards
     evicted_reason: str = ""  # its replica was ended for good on this node; the same for all its containers
     evicted_message: str = ""
@@ -83,6 +86,11 @@ class ContainerFacts:
     evicted_reason: str = ""
     evicted_message: str = ""
     retry_at_wall_ms: int = 0  # the next start; 0 with facts of older agents
+    # Of run `attempt`, whose end is not yet known: that it is being stopped, and how far this came.
+    stop_since_wall_ms: int = 0
+    stop_cause: str = ""
+    held: bool = False
+    pre_stop_done: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +180,14 @@ class ContainerStopped:
 
 
 @dataclass(frozen=True, slots=True)
+class PreStopFinished:
+    container: str
+    attempt: int
+    ok: bool | None  # None: it could not be run
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxRemoved:
     pass
 
@@ -212,6 +228,7 @@ Event: TypeAlias = (
     | SandboxReady
     | ContainerStarted
     | ContainerStopped
+    | PreStopFinished
     | SandboxRemoved
     | OperationFailed
     | ProbeFinished
@@ -240,6 +257,16 @@ class StartContainer:
     assignment: Assignment
     container: str
     attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunPreStop:
+    """Run the hook once, for `probe.timeout_ms` at most. Answer: PreStopFinished, always."""
+
+    container: str
+    attempt: int
+    probe: Probe  # of kind exec or http
+    address: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +334,15 @@ class AnnounceEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class AnnouncePreStop:
+    """A container's hook ended."""
+
+    container: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class AnnounceProbeFailure:
     container: str
     kind: ProbeKind
@@ -314,5 +350,6 @@ class AnnounceProbeFailure:
 
 
 Operation: TypeAlias = EnsureSandbox | StartContainer | StopContainer | RemoveSandbox
-Announcement: TypeAlias = AnnouncePhase | AnnounceEnd | AnnounceProbeFailure
-Effect: TypeAlias = Look | Operation | RunProbe | ReportStatus | ReportGone | Remember | Announcement
+Check: TypeAlias = RunProbe | RunPreStop
+Announcement: TypeAlias = AnnouncePhase | AnnounceEnd | AnnouncePreStop | AnnounceProbeFailure
+Effect: TypeAlias = Look | Operation | Check | ReportStatus | ReportGone | Remember | Announcement

@@ -18,14 +18,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from cloudless.agent.core import backoff, containers, lifecycle, probes
+from cloudless.agent.core import backoff, containers, lifecycle, probes, stopping
 from cloudless.agent.core import model as m
 from cloudless.agent.core.fold import any_busy, container_of, fold, follow, note_failure, with_track
 from cloudless.agent.core.model import ContainerTrack, Effect, Event, ReplicaState, SandboxStage, Stage
 from cloudless.agent.core.status import phase_of, status_of
 from cloudless.core.model import Assignment
 
-DEFAULT_GRACE_MS: Final = 10_000
 # After so many refused stops the sandbox is removed outright, which kills.
 _STOPS_BEFORE_REMOVAL: Final = 3
 _REPLICA_FAILED: Final = "ReplicaFailed"
@@ -36,7 +35,8 @@ def assigned(
 ) -> ReplicaState:
     """A replica as its assignment and the facts of earlier lives describe it; not looked at yet."""
     delays = backoff.from_spec(assignment.spec.restart_policy.backoff)
-    known = {f.name: containers.recalled(f, delays, now_ms=now_ms, wall_ms=wall_ms) for f in facts}
+    grace = stopping.grace_ms(assignment)
+    known = {f.name: containers.recalled(f, delays, grace_ms=grace, now_ms=now_ms, wall_ms=wall_ms) for f in facts}
     tracks = tuple(known.get(c.name, ContainerTrack(c.name)) for c in assignment.spec.containers)
     state = ReplicaState(assignment.replica_id, assignment, containers=tracks, since_wall_ms=wall_ms)
     return follow(note_failure(state), assignment)
@@ -55,7 +55,7 @@ def step(
     Never raises but for a bug (`lifecycle.IllegalTransition`).
     """
     folded = note_failure(fold(state, event, now_ms=now_ms, wall_ms=wall_ms, jitter=jitter))
-    decided, operations = _decide(folded, now_ms=now_ms)
+    decided, operations = _decide(folded, now_ms=now_ms, wall_ms=wall_ms)
     after = lifecycle.move(state.phase, phase_of(decided), story=f"replica {state.replica_id}, after {event!r}")
     if after is not state.phase:
         decided = replace(decided, phase=after, since_wall_ms=wall_ms)
@@ -93,30 +93,30 @@ def wake_at_ms(state: ReplicaState) -> int | None:
 # Deciding -------------------------------------------------------------------------------------------------
 
 
-def _decide(state: ReplicaState, *, now_ms: int) -> tuple[ReplicaState, list[Effect]]:
+def _decide(state: ReplicaState, *, now_ms: int, wall_ms: int) -> tuple[ReplicaState, list[Effect]]:
     if state.sandbox is SandboxStage.GONE:
         return state, []
     if state.must_look:
         # One look at a time; while one is under way, another hint asks for nothing more than its answer.
         return (state, []) if state.looking else (replace(state, looking=True), [m.Look()])
     if state.stopping:
-        return _decide_stop(state, now_ms=now_ms)
+        return _decide_stop(state, now_ms=now_ms, wall_ms=wall_ms)
     if state.failed:
         evicted = any(track.evicted_reason for track in state.containers)
-        return _stop_running(state, state.reason if evicted else _REPLICA_FAILED, now_ms=now_ms)
+        return _stop_running(state, state.reason if evicted else _REPLICA_FAILED, now_ms=now_ms, wall_ms=wall_ms)
     if state.held:
-        return _stop_running(state, state.held, now_ms=now_ms)
+        return _stop_running(state, state.held, now_ms=now_ms, wall_ms=wall_ms)
     if all(track.stage is Stage.EXITED for track in state.containers):
         return state, []
     if state.sandbox is SandboxStage.ABSENT and now_ms >= state.retry_at_ms and not any_busy(state):
         assert state.assignment is not None
         return replace(state, sandbox=SandboxStage.PREPARING), [m.EnsureSandbox(state.assignment)]
     if state.sandbox is SandboxStage.PRESENT:
-        return _decide_run(state, now_ms=now_ms)
+        return _decide_run(state, now_ms=now_ms, wall_ms=wall_ms)
     return state, []
 
 
-def _decide_run(state: ReplicaState, *, now_ms: int) -> tuple[ReplicaState, list[Effect]]:
+def _decide_run(state: ReplicaState, *, now_ms: int, wall_ms: int) -> tuple[ReplicaState, list[Effect]]:
     assignment = state.assignment
     assert assignment is not None, "only what is assigned runs"
     effects: list[Effect] = []
@@ -129,12 +129,12 @@ def _decide_run(state: ReplicaState, *, now_ms: int) -> tuple[ReplicaState, list
                 state = with_track(state, replace(track, stage=Stage.STARTING, busy=True))
                 effects.append(m.StartContainer(assignment, track.name, attempt))
             case Stage.STOPPING:
-                state, stop = _stop(state, track, track.stop_cause)
-                effects.append(stop)
+                state, stop = _stop(state, track, track.stop_cause, now_ms=now_ms, wall_ms=wall_ms)
+                effects += stop
             case Stage.RUNNING if (kind := probes.failed(track.probes)) is not None:
                 cause = containers.STARTUP_FAILED if kind is probes.ProbeKind.STARTUP else containers.LIVENESS_FAILED
-                state, stop = _stop(state, track, cause)
-                effects.append(stop)
+                state, stop = _stop(state, track, cause, now_ms=now_ms, wall_ms=wall_ms)
+                effects += stop
             case Stage.RUNNING:
                 checked, due = probes.take_due(track.probes, now_ms=now_ms)
                 state = with_track(state, replace(track, probes=checked))
@@ -152,12 +152,12 @@ def _probe_effects(state: ReplicaState, track: ContainerTrack, due: Iterable[pro
     return [m.RunProbe(track.name, track.attempt, kind, probe, state.address) for kind, probe in found if probe]
 
 
-def _decide_stop(state: ReplicaState, *, now_ms: int) -> tuple[ReplicaState, list[Effect]]:
+def _decide_stop(state: ReplicaState, *, now_ms: int, wall_ms: int) -> tuple[ReplicaState, list[Effect]]:
     if state.sandbox is SandboxStage.ABSENT and not any_busy(state):
         return replace(state, sandbox=SandboxStage.GONE), []
     if state.sandbox is not SandboxStage.PRESENT:
         return state, []
-    state, effects = _stop_running(state, state.stop_reason or "Stopping", now_ms=now_ms)
+    state, effects = _stop_running(state, state.stop_reason or "Stopping", now_ms=now_ms, wall_ms=wall_ms)
     blocked = any(
         track.busy or (track.stage in (Stage.RUNNING, Stage.STOPPING) and track.start_failures < _STOPS_BEFORE_REMOVAL)
         for track in state.containers
@@ -167,23 +167,24 @@ def _decide_stop(state: ReplicaState, *, now_ms: int) -> tuple[ReplicaState, lis
     return state, effects
 
 
-def _stop_running(state: ReplicaState, cause: str, *, now_ms: int) -> tuple[ReplicaState, list[Effect]]:
+def _stop_running(state: ReplicaState, cause: str, *, now_ms: int, wall_ms: int) -> tuple[ReplicaState, list[Effect]]:
     effects: list[Effect] = []
     for track in state.containers:
         if track.busy or track.stage not in (Stage.RUNNING, Stage.STOPPING) or now_ms < track.retry_at_ms:
             continue
         if track.start_failures >= _STOPS_BEFORE_REMOVAL and state.stopping:
             continue
-        state, stop = _stop(state, track, cause)
-        effects.append(stop)
+        state, stop = _stop(state, track, cause, now_ms=now_ms, wall_ms=wall_ms)
+        effects += stop
     return state, effects
 
 
-def _stop(state: ReplicaState, track: ContainerTrack, cause: str) -> tuple[ReplicaState, m.StopContainer]:
-    grace = state.assignment.spec.termination.grace_period_ms if state.assignment else 0
-    held = track.held or (bool(state.held) and not state.failed and not state.stopping and not track.stop_cause)
-    stopping = replace(track, stage=Stage.STOPPING, busy=True, held=held, stop_cause=track.stop_cause or cause)
-    return with_track(state, stopping), m.StopContainer(track.name, grace or DEFAULT_GRACE_MS, stopping.stop_cause)
+def _stop(
+    state: ReplicaState, track: ContainerTrack, cause: str, *, now_ms: int, wall_ms: int
+) -> tuple[ReplicaState, list[Effect]]:
+    held = bool(state.held) and not state.failed and not state.stopping
+    track, effect = stopping.advance(state, track, cause, held=held, now_ms=now_ms, wall_ms=wall_ms)
+    return with_track(state, track), [effect] if effect is not None else []
 
 
 # Telling ---------------------------------------------------------------------------------------------------
@@ -204,6 +205,10 @@ def _announcements(before: ReplicaState, after: ReplicaState, event: Event, *, n
             )
     if isinstance(event, m.ProbeFinished) and event.ok is False:
         effects.append(m.AnnounceProbeFailure(event.container, event.kind, event.detail))
+    if isinstance(event, m.PreStopFinished):
+        stopped = earlier.get(event.container)
+        if stopped is not None and stopped.attempt == event.attempt and not stopped.pre_stop_done:
+            effects.append(m.AnnouncePreStop(event.container, event.ok is True, event.detail))
     facts = tuple(containers.facts_of(track) for track in after.containers)
     if after.assignment is not None and facts != tuple(containers.facts_of(track) for track in before.containers):
         effects.append(m.Remember(facts))

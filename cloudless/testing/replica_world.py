@@ -65,6 +65,7 @@ class Harness:
         self.now_ms = 1_000
         self.facts: tuple[m.ContainerFacts, ...] = ()
         self.pending: list[m.Effect] = []
+        self.hooks: list[tuple[str, int]] = []  # containers and runs whose hook was run
         self.announced: list[m.Announcement] = []
         self.steps = 0
         self.gone = False
@@ -91,7 +92,7 @@ class Harness:
                     self.facts = facts
                 case m.ReportGone():
                     self.gone = True
-                case m.AnnouncePhase() | m.AnnounceEnd() | m.AnnounceProbeFailure():
+                case m.AnnouncePhase() | m.AnnounceEnd() | m.AnnouncePreStop() | m.AnnounceProbeFailure():
                     self.announced.append(effect)
                 case m.ReportStatus():
                     pass
@@ -132,6 +133,9 @@ class Harness:
                 if not fail or happens:
                     self.world.remove()
                 self.post(m.OperationFailed("", "Unavailable", "?") if fail else m.SandboxRemoved())
+            case m.RunPreStop(name, attempt, _, _):
+                self.hooks.append((name, attempt))
+                self.post(m.PreStopFinished(name, attempt, ok and not fail, "" if ok else "no"))
             case m.RunProbe(name, attempt, kind, _, _):
                 self.post(m.ProbeFinished(name, attempt, kind, ok, "" if ok else "no"))
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from cloudless.agent.core.model import RunProbe
+from cloudless.agent.core.model import Check
 from cloudless.agent.journal import Journal
 from cloudless.agent.supervisor import Supervisor
 from cloudless.core.model import Assignment, ReplicaPhase, ReplicaStatus
@@ -71,10 +71,10 @@ class Node:
         self.clock = SimClock(loop)
         self.directory = directory
         self.device = FakeDevice(self.clock, directory / "logs")
-        self.healthy: Callable[[RunProbe], bool] = lambda check: True
+        self.healthy: Callable[[Check], bool] = lambda check: True
         self.supervisor: Supervisor
 
-    async def _probe(self, replica_id: str, wanted: Assignment, check: RunProbe) -> tuple[bool, str]:
+    async def _probe(self, replica_id: str, wanted: Assignment, check: Check) -> tuple[bool, str]:
         await asyncio.sleep(0.01)
         ok = self.healthy(check)
         return ok, "" if ok else "refused"

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from cloudless.agent.core import model as m
 from cloudless.agent.runtime.base import ContainerState
 from cloudless.core.model import Assignment, ReplicaPhase
-from cloudless.core.spec import Container, ExecProbe, Probe, RestartPolicy, RestartPolicyKind, WorkloadSpec
+from cloudless.core.spec import (
+    Container,
+    ExecProbe,
+    PreStop,
+    Probe,
+    RestartPolicy,
+    RestartPolicyKind,
+    Termination,
+    WorkloadSpec,
+)
 from cloudless.testing.replica_world import Harness
 
 EXEC = ExecProbe(command=("true",))
@@ -30,7 +39,7 @@ containers = st.builds(
     st.booleans(),
 )
 assignments = st.builds(
-    lambda found, policy, retries: Assignment(
+    lambda found, policy, retries, pre_stop: Assignment(
         "r",
         "w",
         "d",
@@ -38,11 +47,13 @@ assignments = st.builds(
         WorkloadSpec(
             containers=tuple({c.name: c for c in found}.values()),
             restart_policy=RestartPolicy(policy=policy, max_retries=retries),
+            termination=Termination(grace_period_ms=5_000, pre_stop=pre_stop),
         ),
     ),
     st.lists(containers, min_size=1, max_size=2),
     st.sampled_from(RestartPolicyKind),
     st.sampled_from([0, 0, 2]),
+    st.sampled_from([None, PreStop(exec=EXEC), PreStop(sleep_ms=2_000)]),
 )
 ACTIONS = [
     "answer",
@@ -58,6 +69,8 @@ ACTIONS = [
     "hint",
     "probe",
     "boot",
+    "hold",
+    "release",
 ]
 
 
@@ -87,10 +100,15 @@ def test_nothing_runs_twice_and_all_converges(assignment: Assignment, data, stop
             case "time":
                 h.now_ms += data.draw(st.sampled_from([1, 1_000, 60_000, 700_000]))
                 h.post(m.TimerFired())
+            case "hold":
+                h.post(m.Held("OwnerTerms", ""))
+            case "release":
+                h.post(m.Released())
             case "hint":
                 h.post(m.SomethingChanged())
             case _:
                 pass
+    h.post(m.Released())
     in_flight = {e.container for e in h.pending if isinstance(e, m.StartContainer)}
     attempts_before = {name: runs[-1] for name, runs in h.world.runs.items()}
     terminal = h.state.phase in (ReplicaPhase.SUCCEEDED, ReplicaPhase.FAILED)
