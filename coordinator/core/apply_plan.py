@@ -6,9 +6,13 @@ two plans that were made at once can never promise the same resources.
 
 from __future__ import annotations
 
+from typing import Final
+
 from cloudless.coordinator.core import amounts
+from cloudless.coordinator.core.apply_rollouts import record_progress, roll_back
 from cloudless.coordinator.core.commands import ApplyPlan, PlannedReplica
 from cloudless.coordinator.core.outcome import ApplyResult
+from cloudless.coordinator.core.state import spec_of_generation
 from cloudless.coordinator.core.transition import Transition
 from cloudless.core.labels import is_dns_label
 from cloudless.core.model import (
@@ -23,8 +27,10 @@ from cloudless.core.model import (
     WorkloadRecord,
 )
 from cloudless.core.replacing import replace
-from cloudless.core.spec import ResourceAmounts
+from cloudless.core.spec import ResourceAmounts, WorkloadSpec
 from cloudless.errors import NotFound
+
+PREEMPTION_DIFFERENCE: Final = 10  # of two workloads' priorities, at least
 
 
 def apply_plan(t: Transition, command: ApplyPlan) -> ApplyResult:
@@ -34,29 +40,50 @@ def apply_plan(t: Transition, command: ApplyPlan) -> ApplyResult:
     before = t.state
     for replica_id in command.lost:
         _give_up(t, record, replica_id)
-    _stop(t, record, command)
-    if not record.deleting:
-        for planned in command.replicas:
-            if planned.generation == record.generation:
-                _place(t, record, planned)
+    if not _planned_on_another(record, command):
+        _carry_out(t, record, command)
     changed = t.state is not before
     return t.accepted("updated" if changed else "unchanged", revision=None if changed else record.revision)
+
+
+def _planned_on_another(record: WorkloadRecord, command: ApplyPlan) -> bool:
+    """Whether the workload has changed since the plan was made: a new spec, another number, a pause. The change has
+    called for a new plan. Where no rollout is recorded yet, plans are applied as members of schema 2 do."""
+    return record.rollout is not None and 0 < command.planned_at_index < record.revision
+
+
+def _carry_out(t: Transition, record: WorkloadRecord, command: ApplyPlan) -> None:
+    progress = command.rollout if command.rollout and command.rollout.generation == record.generation else None
+    if progress is not None and not record.deleting:
+        if command.roll_back:
+            roll_back(t, record, progress)
+            return  # the rest of the plan was for the generation that is given up
+        record = record_progress(t, record, progress)
+    _stop(t, record, command)
+    if record.deleting:
+        return
+    preempt(t, record, command)
+    for planned in command.replicas:
+        if planned.generation == record.generation:
+            _place(t, record, planned, record.spec)
+        elif progress is not None and (spec := spec_of_generation(record, planned.generation)) is not None:
+            _place(t, record, planned, spec)
 
 
 # -- placements -------------------------------------------------------------------------------------------
 
 
-def _place(t: Transition, record: WorkloadRecord, planned: PlannedReplica) -> None:
+def _place(t: Transition, record: WorkloadRecord, planned: PlannedReplica, spec: WorkloadSpec) -> None:
     existing = t.state.replicas.get(planned.replica_id)
     if existing is None:
         if not is_dns_label(planned.replica_id):
             return
     elif not _is_pending_one_of(existing, record):
         return
-    fragment = amounts.fragment_of(record.spec)
+    fragment = amounts.fragment_of(spec)
     decision = planned.placement
     if decision.node_id:
-        obstacle = _obstacle(t, record, decision.node_id, fragment)
+        obstacle = _obstacle(t, spec, decision.node_id, fragment)
         if obstacle is not None:
             decision = replace(
                 decision,
@@ -71,8 +98,9 @@ def _place(t: Transition, record: WorkloadRecord, planned: PlannedReplica) -> No
         namespace=record.metadata.namespace,
         created_at_ms=t.now_ms,
         attempt=max(0, planned.attempt),
+        run=max(0, planned.run),
     )
-    replica = replace(replica, generation=record.generation)
+    replica = replace(replica, generation=planned.generation)
     if decision.node_id:
         _assign(t, replica, decision, fragment)
     elif existing is None or existing.placement.summary != decision.summary:
@@ -87,7 +115,7 @@ def _is_pending_one_of(replica: Replica, record: WorkloadRecord) -> bool:
     )
 
 
-def _obstacle(t: Transition, record: WorkloadRecord, node_id: str, fragment: ResourceAmounts) -> FilterRejection | None:
+def _obstacle(t: Transition, spec: WorkloadSpec, node_id: str, fragment: ResourceAmounts) -> FilterRejection | None:
     """Why the node cannot take a replica now; None when it can."""
     node = t.state.nodes.get(node_id)
     found = _node_obstacle(node)
@@ -96,7 +124,7 @@ def _obstacle(t: Transition, record: WorkloadRecord, node_id: str, fragment: Res
         over = amounts.exceeded(used, node.device.capacity)
         if over:
             found = over[0].partition("_")[0], f"insufficient {', '.join(name.partition('_')[0] for name in over)}"
-        elif wanted := amounts.host_ports_of(record.spec):
+        elif wanted := amounts.host_ports_of(spec):
             taken = sorted(wanted & t.state.host_ports_on(node_id))
             if taken:
                 found = "host_ports", f"host port {taken[0][0]}/{taken[0][1]} is taken"
@@ -165,7 +193,7 @@ def _leave_pending(t: Transition, replica: Replica, decision: PlacementDecision)
 
 def _stop(t: Transition, record: WorkloadRecord, command: ApplyPlan) -> None:
     namespace, name = record.metadata.namespace, record.metadata.name
-    stale = command.stops and _lost_availability_since(t, record, command.planned_at_index)
+    stale = command.stops and lost_availability_since(t, record, command.planned_at_index)
     for planned in command.stops:
         replica = t.state.replicas.get(planned.replica_id)
         if replica is None or (replica.namespace, replica.workload) != (namespace, name) or replica.stopping:
@@ -185,7 +213,38 @@ def _stop(t: Transition, record: WorkloadRecord, command: ApplyPlan) -> None:
         )
 
 
-def _lost_availability_since(t: Transition, record: WorkloadRecord, index: int) -> bool:
+def preempt(t: Transition, record: WorkloadRecord, command: ApplyPlan) -> None:
+    """Stops replicas of other workloads, of clearly lower priority, whose room the planned ones need."""
+    for planned in command.preemptions:
+        victim = t.state.replicas.get(planned.replica_id)
+        if victim is None or victim.stopping or not victim.node_id:
+            continue
+        key = victim.namespace, victim.workload
+        other = t.state.workloads.get(key)
+        if other is None or key == (record.metadata.namespace, record.metadata.name):
+            continue
+        if record.spec.priority - other.spec.priority < PREEMPTION_DIFFERENCE:
+            continue
+        ready = victim.status.phase is ReplicaPhase.READY
+        if ready and lost_availability_since(t, other, command.planned_at_index):
+            continue  # what it costs is more than when it was planned; the next plan decides again
+        t.put_replica(replace(victim, stopping=True, stop_reason="Preempted"))
+        t.emit(
+            "scheduling.preempted",
+            f"replica/{victim.id}",
+            f"makes room on {victim.node_id} for {record.metadata.namespace}/{record.metadata.name}, whose priority is "
+            f"{record.spec.priority} against {other.spec.priority}",
+            namespace=victim.namespace,
+            severity=Severity.WARNING,
+            metadata={
+                "node": victim.node_id,
+                "workload": victim.workload,
+                "by": f"{record.metadata.namespace}/{record.metadata.name}",
+            },
+        )
+
+
+def lost_availability_since(t: Transition, record: WorkloadRecord, index: int) -> bool:
     """Whether a replica of the workload may have ceased to be available after the log index of a plan."""
     if index <= 0:
         return False

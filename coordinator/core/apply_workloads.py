@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cloudless.coordinator.core import amounts
+from cloudless.coordinator.core import amounts, rollouts
 from cloudless.coordinator.core.commands import DeleteWorkload, PutWorkload, RestartWorkload, ScaleWorkload
 from cloudless.coordinator.core.outcome import ApplyResult
 from cloudless.coordinator.core.transition import Transition
@@ -150,17 +150,35 @@ def _same_generation(record: WorkloadRecord, spec: WorkloadSpec) -> WorkloadReco
     return replace(record, spec=spec, history=(*record.history[:-1], newest))
 
 
-def _next_generation(t: Transition, record: WorkloadRecord, spec: WorkloadSpec) -> WorkloadRecord:
-    """The record with one more generation; of the old ones stay those that replicas run, and the newest."""
+def revert_workload(t: Transition, record: WorkloadRecord, to: WorkloadRevision, *, cause: str) -> WorkloadRecord:
+    """The spec of an earlier revision becomes a new generation, which this returns as it was put.
+
+    Replicas that still run that revision are of the new generation from now on: they run what it asks for, and going
+    back must not restart what works.
+    """
+    spec = rollouts.spec_as_of(record, to)
+    after = _next_generation(t, replace(record, updated_at_ms=t.now_ms), spec, cause=cause)
+    t.put_workload(after)
+    for replica in t.state.replicas_of(record.metadata.namespace, record.metadata.name):
+        if replica.generation == to.generation and not replica.stopping:
+            t.put_replica(replace(replica, generation=after.generation))
+    return after
+
+
+def _next_generation(t: Transition, record: WorkloadRecord, spec: WorkloadSpec, *, cause: str = "") -> WorkloadRecord:
+    """The record with one more generation; of the old ones stay those that replicas run, the newest, and the one that
+    a rollout goes back to."""
     generation = record.generation + 1
     in_use = {replica.generation for replica in t.state.replicas_of(record.metadata.namespace, record.metadata.name)}
+    if record.rollout is not None:
+        in_use.add(record.rollout.stable_generation)
     recent = {revision.generation for revision in record.history[-(HISTORY_KEPT - 1) :]}
     kept = tuple(r for r in record.history if r.generation in in_use or r.generation in recent)
     return replace(
         record,
         spec=spec,
         generation=generation,
-        history=(*kept, WorkloadRevision(generation, spec, t.now_ms)),
+        history=(*kept, WorkloadRevision(generation, spec, t.now_ms, cause)),
     )
 
 
