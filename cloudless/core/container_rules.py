@@ -8,7 +8,17 @@ from typing import Final
 
 from cloudless.core.labels import is_dns_label
 from cloudless.core.quantity import format_bitrate, format_bytes, format_cpu
-from cloudless.core.spec import Capabilities, Container, ContainerPort, Probe, Protocol, Resources, SecurityContext
+from cloudless.core.spec import (
+    Capabilities,
+    Container,
+    ContainerPort,
+    ExecProbe,
+    HttpProbe,
+    Probe,
+    Protocol,
+    Resources,
+    SecurityContext,
+)
 from cloudless.core.violations import Violation, bounded, duration, printable, unsupported
 
 CONTAINERS_MAX: Final = 32
@@ -209,28 +219,40 @@ def _probe(probe: Probe, ports: Sequence[ContainerPort], path: str) -> Iterator[
         what = f"a probe has one kind, not {' and '.join(kinds)}" if kinds else "a probe needs a kind"
         yield Violation(path, what, "give exactly one of http, tcp, exec and grpc")
     if probe.http is not None:
-        yield from _probe_port(probe.http.port, ports, f"{path}.http.port")
-        if probe.http.path and (not probe.http.path.startswith("/") or not probe.http.path.isprintable()):
-            yield Violation(f"{path}.http.path", f"{probe.http.path[:80]!r} is not a path", "start it with /")
-        if probe.http.scheme not in ("", "HTTP", "HTTPS"):
-            yield Violation(f"{path}.http.scheme", f"{probe.http.scheme[:80]!r} is not a scheme", "use HTTP or HTTPS")
-        for name, value in sorted(probe.http.headers.items()):
-            if _HEADER_NAME.fullmatch(name) is None or any(c in value for c in "\r\n\0"):
-                yield Violation(f"{path}.http.headers.{name}", "this is not an HTTP header", "name it as in X-Probe: 1")
+        yield from http_violations(probe.http, ports, f"{path}.http")
     if probe.tcp is not None:
         yield from _probe_port(probe.tcp.port, ports, f"{path}.tcp.port")
     if probe.grpc is not None:
         yield from _probe_port(probe.grpc.port, ports, f"{path}.grpc.port")
-    if probe.exec is not None and (not probe.exec.command or not probe.exec.command[0]):
-        yield Violation(f"{path}.exec.command", "a command is required", "write it as a list of words")
-    for index, text in enumerate(probe.exec.command if probe.exec else ()):
-        yield from _text(text, f"{path}.exec.command[{index}]")
+    if probe.exec is not None:
+        yield from command_violations(probe.exec, f"{path}.exec")
     yield from duration(probe.initial_delay_ms, f"{path}.initialDelay")
     yield from duration(probe.period_ms, f"{path}.period")
     yield from duration(probe.timeout_ms, f"{path}.timeout")
     # Zero is "not stated" here; the manifest reader refuses one that was written.
     yield from bounded(probe.success_threshold, f"{path}.successThreshold", lowest=0, highest=1000)
     yield from bounded(probe.failure_threshold, f"{path}.failureThreshold", lowest=0, highest=1000)
+
+
+def http_violations(http: HttpProbe, ports: Sequence[ContainerPort], path: str) -> Iterator[Violation]:
+    """Rules of a page that is asked for: of a container with these ports."""
+    yield from _probe_port(http.port, ports, f"{path}.port")
+    if http.path and (not http.path.startswith("/") or not http.path.isprintable() or " " in http.path):
+        remedy = "start it with /" if not http.path.startswith("/") else "write a space as %20"
+        yield Violation(f"{path}.path", f"{http.path[:80]!r} is not a path", remedy)
+    if http.scheme not in ("", "HTTP", "HTTPS"):
+        yield Violation(f"{path}.scheme", f"{http.scheme[:80]!r} is not a scheme", "use HTTP or HTTPS")
+    for name, value in sorted(http.headers.items()):
+        if _HEADER_NAME.fullmatch(name) is None or any(c in value for c in "\r\n\0"):
+            yield Violation(f"{path}.headers.{name}", "this is not an HTTP header", "name it as in X-Probe: 1")
+
+
+def command_violations(program: ExecProbe, path: str) -> Iterator[Violation]:
+    """Rules of a command that is run in a container."""
+    if not program.command or not program.command[0]:
+        yield Violation(f"{path}.command", "a command is required", "write it as a list of words")
+    for index, text in enumerate(program.command):
+        yield from _text(text, f"{path}.command[{index}]")
 
 
 def _probe_port(text: str, ports: Sequence[ContainerPort], path: str) -> Iterator[Violation]:

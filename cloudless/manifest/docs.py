@@ -151,12 +151,12 @@ DOCS: Final[Mapping[Any, Mapping[str, str]]] = {
     },
     spec.Termination: {
         "grace_period_ms": "Time between the request to stop (SIGTERM) and being killed.",
-        "pre_stop": "What happens before the request to stop, within the grace period.",
+        "pre_stop": "What happens before the request to stop, while no new traffic comes; part of the grace period.",
     },
     spec.PreStop: {
-        "exec": "Runs a command in each container.",
-        "http": "Asks each container for a page.",
-        "sleep_ms": "Waits.",
+        "exec": "Runs a command in each container that runs.",
+        "http": "Asks the container with this port for a page.",
+        "sleep_ms": "Waits for so long; shorter than the grace period.",
     },
     spec.Schedule: {
         "cron": "Minute, hour, day of month, month, day of week.",
