@@ -16,13 +16,14 @@ from typing import Final, Protocol, TypeAlias
 import structlog
 
 from cloudless.agent import metrics
+from cloudless.agent.grants import REFUSED, Granted, Grants, Renewal
 from cloudless.agent.reports import Observation, ReportBook
 from cloudless.api.v1 import session_pb2 as pb
 from cloudless.api.v1 import types_pb2
 from cloudless.api.v1.convert import from_proto, to_proto
 from cloudless.clock import Clock
 from cloudless.core.model import Assignment, DeviceInfo, NodeUsage
-from cloudless.errors import Unavailable
+from cloudless.errors import Corrupt, Unauthenticated, Unavailable
 from cloudless.streams import MessageStream
 
 log = structlog.get_logger(__name__)
@@ -56,12 +57,17 @@ class Node(Protocol):
     ready: asyncio.Event
     revision: int
 
-    async def assign(self, revision: int, assignments: Sequence[Assignment]) -> bool: ...
+    async def assign(
+        self, revision: int, assignments: Sequence[Assignment], granted: Granted | None = None
+    ) -> bool: ...
+
+    async def renew(self, renewal: Renewal) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
 class LinkServices:
-    """What links are made of; shared by all of a session. `open_channel` must return at once."""
+    """What links are made of; shared by all of a session. `open_channel` must return at once. With `grants`, signed
+    assignments are asked for."""
 
     node: Node
     clock: Clock
@@ -71,6 +77,7 @@ class LinkServices:
     usage: Callable[[], NodeUsage]
     open_channel: Callable[[pb.OpenChannel, Stream], None]
     learn_coordinators: Callable[[tuple[str, ...]], None]
+    grants: Grants | None = None
 
 
 class Link:
@@ -92,7 +99,8 @@ class Link:
         self._report_sequence = 0
         self._acknowledged_sequence = 0
         self._device_changed = asyncio.Event()
-        self._assignments: asyncio.Queue[pb.AssignmentSet] = asyncio.Queue(maxsize=16)
+        self._assignments: asyncio.Queue[pb.ConnectResponse] = asyncio.Queue(maxsize=16)
+        self._certificates: tuple[bytes, ...] = ()  # of the coordinator that signs on this stream
 
     @property
     def doubt(self) -> str:
@@ -113,6 +121,7 @@ class Link:
             wall_clock_ms=services.clock.now_ms(),
             assignments_revision=services.node.revision,
             only_with_leader=only_with_leader,
+            signed_assignments=services.grants is not None,
         )
         hello.device.CopyFrom(to_proto(services.device(), types_pb2.DeviceInfo))
         await self._send(pb.ConnectRequest(hello=hello))
@@ -245,12 +254,51 @@ class Link:
 
     async def _take_assignments(self) -> None:
         while True:
-            message = await self._assignments.get()
-            while not self._assignments.empty():  # only the newest counts
-                newer = self._assignments.get_nowait()
-                message = newer if newer.revision >= message.revision else message
-            assignments = [from_proto(a, Assignment) for a in message.assignments]
-            await self._services.node.assign(message.revision, assignments)
+            messages = [await self._assignments.get()]
+            while not self._assignments.empty():
+                messages.append(self._assignments.get_nowait())
+            newest: tuple[int, Sequence[Assignment], Granted | None] | None = None  # only that one counts
+            renewal: Renewal | None = None
+            for message in messages:
+                match self._understood(message):
+                    case Renewal() as renewal:
+                        pass
+                    case (revision, _, _) as said if newest is None or revision >= newest[0]:
+                        newest, renewal = said, None
+            if newest is not None:
+                revision, assignments, granted = newest
+                # A set without a signature is the word of a coordinator of an earlier version.
+                await self._services.node.assign(revision, assignments, *([granted] if granted else []))
+            if renewal is not None:
+                await self._services.node.renew(renewal)
+
+    def _understood(
+        self, message: pb.ConnectResponse
+    ) -> tuple[int, Sequence[Assignment], Granted | None] | Renewal | None:
+        """A set, or a renewal; None for what is not signed as it should be: the node stays with what it has."""
+        grants = self._services.grants
+        try:
+            match message.WhichOneof("message"):
+                case "assignments":
+                    plain = message.assignments
+                    return plain.revision, [from_proto(each, Assignment) for each in plain.assignments], None
+                case "signed_assignments" if grants is not None:
+                    self._fill_in_certificates(message.signed_assignments.lease)
+                    granted = grants.granted(message.signed_assignments)
+                    return granted.lease.revision, granted.assignments, granted
+                case "lease_renewal" if grants is not None:
+                    self._fill_in_certificates(message.lease_renewal)
+                    return grants.renewal(message.lease_renewal)
+        except (Corrupt, Unauthenticated) as error:
+            REFUSED.labels(error.reason).inc()
+            log.error("assignments.refused", coordinator=self.coordinator_id, reason=error.reason, cause=error.message)
+        return None
+
+    def _fill_in_certificates(self, lease: pb.SignedLease) -> None:
+        if lease.certificates:
+            self._certificates = tuple(lease.certificates)
+        else:
+            lease.certificates.extend(self._certificates)
 
     async def _receive(self) -> None:
         while True:
@@ -265,8 +313,8 @@ class Link:
                     if sent_s is not None:
                         self._rtt_us = max(1, int((self._heard_s - sent_s) * 1e6))
                         metrics.SESSION_RTT.set(self._rtt_us / 1e6)
-                case "assignments":
-                    await self._assignments.put(message.assignments)
+                case "assignments" | "signed_assignments" | "lease_renewal":
+                    await self._assignments.put(message)
                 case "report_ack":
                     sequence = message.report_ack.sequence
                     if self._acknowledged_sequence < sequence <= self._report_sequence:

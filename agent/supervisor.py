@@ -23,11 +23,14 @@ import structlog
 from cloudless.agent.announcing import announce, count_containers, labels_of
 from cloudless.agent.core import model as m
 from cloudless.agent.core import plan, replica
+from cloudless.agent.core.tenure import LEASE_EXPIRED
+from cloudless.agent.grants import Granted, Renewal
 from cloudless.agent.journal import Journal
 from cloudless.agent.operations import Operator
 from cloudless.agent.probing import Prober
 from cloudless.agent.reports import ReportBook
 from cloudless.agent.runtime.base import Runtime, SandboxView
+from cloudless.agent.tenure import Tenure
 from cloudless.clock import Clock
 from cloudless.core.model import Assignment, ReplicaPhase
 from cloudless.core.spec import WorkloadSpec
@@ -78,6 +81,7 @@ class Supervisor:
         *,
         jitter: Callable[[], float],
         runtime_name: Callable[[WorkloadSpec], str] | None = None,
+        tenure: Tenure | None = None,
         operations_at_once: int = 4,
         resync_interval_s: float = RESYNC_INTERVAL_S,
     ) -> None:
@@ -107,6 +111,7 @@ class Supervisor:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._assigning = asyncio.Lock()
         self._hold: _Hold | None = None
+        self._tenure = tenure or Tenure(clock)
 
     # Life ------------------------------------------------------------------------------------------------
 
@@ -117,6 +122,7 @@ class Supervisor:
         self.revision = remembered.revision
         if remembered.assignments is not None:
             self._assignments = {a.replica_id: a for a in remembered.assignments}
+        self._tenure.resume(remembered.lease, remembered.time)
         assigned = None if self._assignments is None else len(self._assignments)
         log.info("supervisor.loaded", revision=self.revision, assignments=assigned)
 
@@ -129,6 +135,11 @@ class Supervisor:
                 group.create_task(self._follow_events())
                 group.create_task(self._look_when_wanted())
                 group.create_task(self._resync_now_and_then())
+                group.create_task(
+                    self._tenure.run(
+                        lambda: (self._assignments or {}).values(), self._apply_hold, self._journal.save_time
+                    )
+                )
         finally:
             for held in self._replicas.values():
                 if held.timer is not None:
@@ -138,8 +149,9 @@ class Supervisor:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._journal.close()
 
-    async def assign(self, revision: int, assignments: Sequence[Assignment]) -> bool:
-        """Takes over what the node shall run; durable before it is acted on. False: an older set, ignored.
+    async def assign(self, revision: int, assignments: Sequence[Assignment], granted: Granted | None = None) -> bool:
+        """Takes over what the node shall run; durable before it is acted on. False: an older set, ignored. `granted`
+        is the same set as a coordinator signed it: without, it is for this life of the agent alone.
 
         A journal that cannot be written (a full disk) does not keep the node from doing as it is told."""
         async with self._assigning:
@@ -147,20 +159,42 @@ class Supervisor:
                 log.warning("assignments.stale", revision=revision, known=self.revision)
                 return False
             wanted = {a.replica_id: a for a in assignments}
-            if wanted == self._assignments:
+            if wanted == self._assignments and self._tenure.covers(granted):
                 self.revision = revision
+                if granted is not None:
+                    await self._take_renewal(Renewal(granted.lease, granted.message.lease))
                 return True
             try:
-                await self._journal.save_assignments(revision, assignments)
+                await self._journal.save_assignments(revision, assignments, granted)
+                self._tenure.saved(granted.lease if granted else None)
             except OSError as error:
                 log.error("journal.write_failed", file="assignments", revision=revision, cause=str(error))
             self.revision = revision
             self._assignments = wanted
+            self._tenure.take(granted.lease if granted else None)
             log.info("assignments.received", revision=revision, assignments=len(wanted))
             if self.ready.is_set():
                 self._carry_out(self._strangers)
                 self._strangers = frozenset()
             return True
+
+    async def renew(self, renewal: Renewal) -> bool:
+        """Lets what the node runs run for longer; durable where the disk allows. False: it is for another set."""
+        async with self._assigning:
+            if not self._tenure.renewed_by(renewal.lease):
+                log.debug("lease.of_another_set", revision=renewal.lease.revision, known=self.revision)
+                return False
+            await self._take_renewal(renewal)
+            return True
+
+    async def _take_renewal(self, renewal: Renewal) -> None:
+        if self._tenure.worth_saving(renewal.lease, (self._assignments or {}).values()):
+            try:
+                await self._journal.save_lease(renewal)
+                self._tenure.saved(renewal.lease)
+            except OSError as error:
+                log.error("journal.write_failed", file="lease", cause=str(error))
+        self._tenure.take(renewal.lease)
 
     # The node's own needs --------------------------------------------------------------------------------
 
@@ -199,6 +233,8 @@ class Supervisor:
 
     def _hold_on(self, assignment: Assignment | None) -> m.Held | m.Released:
         hold = self._hold
+        if assignment is not None and self._tenure.expired(assignment):
+            return m.Held(LEASE_EXPIRED, "no coordinator has renewed its lease in time")
         if hold is None or assignment is None or not hold.applies(assignment):
             return m.Released()
         return m.Held(hold.reason, hold.message)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from cloudless.agent.grants import Granted
 from cloudless.agent.journal import Journal
 from cloudless.agent.link import LinkServices, Stream
 from cloudless.agent.session import Session
@@ -40,8 +41,8 @@ class _Supervisor(Supervisor):
 
     agent: SimAgent
 
-    async def assign(self, revision: int, assignments: Sequence[Assignment]) -> bool:
-        accepted = await super().assign(revision, assignments)
+    async def assign(self, revision: int, assignments: Sequence[Assignment], granted: Granted | None = None) -> bool:
+        accepted = await super().assign(revision, assignments, granted)
         if accepted:
             self.agent.world.ledger.assigned(self.agent.name, revision, assignments)
         return accepted
