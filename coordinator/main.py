@@ -17,6 +17,7 @@ import contextlib
 import gc
 import json
 import random
+import resource
 import signal
 import sys
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
@@ -85,6 +86,7 @@ def run(argv: Sequence[str], environment: Mapping[str, str]) -> int:
     except CloudlessError as error:
         _say(f"{PROGRAM}: {error}")
         return exit_code(error)
+    _allow_many_connections()
     try:
         _runner()(_serve(config, SystemClock()))
     except CloudlessError as error:
@@ -100,6 +102,12 @@ def run(argv: Sequence[str], environment: Mapping[str, str]) -> int:
         gc.unfreeze()
         gc.collect()
     return 0
+
+
+def _allow_many_connections() -> None:
+    """As many files as the system lets this process have: every agent is one, and shells give a thousand."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def exit_code(error: CloudlessError) -> int:
