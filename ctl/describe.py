@@ -183,6 +183,8 @@ def workload(
     yield pair("Created", f"{instant(item.created_at_ms)} ({age(item.created_at_ms, now_ms)} ago)")
     yield pair("Updated", f"{instant(item.updated_at_ms)} ({age(item.updated_at_ms, now_ms)} ago)")
     yield pair("Strategy", _strategy(spec.rollout))
+    yield from _rollout(item, now_ms)
+    yield from _runs(item, now_ms)
     yield from block("Containers", _templates(spec.containers))
     cells = [
         [r.id, resources.replica_status(r, away), r.node_id, resources.restarts(r), age(r.created_at_ms, now_ms)]
@@ -195,6 +197,45 @@ def workload(
         yield from block(f"Why {nowhere[0].id} is nowhere{more}", placement(nowhere[0].placement))
     cells = [[age(e.time_ms, now_ms), e.type, e.resource.rpartition("/")[2], e.description] for e in events]
     yield from block("Events", rows(["AGE", "TYPE", "OF", "DESCRIPTION"], cells))
+
+
+def _rollout(item: Any, now_ms: int) -> Iterator[str]:
+    """How far the newest generation has come."""
+    progress = item.rollout
+    phase = field_word(progress, "phase")
+    if not phase:
+        return
+    text = f"{phase}, generation {progress.generation}"
+    if progress.stable_generation and progress.stable_generation != progress.generation:
+        text += f"; {progress.stable_generation} was the last that was complete"
+    yield pair("Rollout", text)
+    if progress.message:
+        yield pair("", progress.message)
+    if phase in ("Progressing", "Paused", "AwaitingPromotion", "Failed"):
+        yield pair("Began", f"{age(progress.started_at_ms, now_ms)} ago")
+        yield pair("Last progress", f"{age(progress.progressed_at_ms, now_ms)} ago")
+    steps = item.spec.rollout.canary.steps
+    if steps and phase != "Complete":
+        yield pair("Canary step", f"{min(progress.step + 1, len(steps))} of {len(steps)}")
+
+
+def _runs(item: Any, now_ms: int) -> Iterator[str]:
+    """What a job or cron did and will do, newest first."""
+    if item.next_run_at_ms:
+        yield pair("Next run", f"{instant(item.next_run_at_ms)} (in {span(max(0, item.next_run_at_ms - now_ms))})")
+    cells = [
+        [
+            run.number,
+            field_word(run, "phase") + (f" ({run.reason})" if run.reason else ""),
+            instant(run.scheduled_at_ms) if run.scheduled_at_ms else "by hand" if run.manual else "-",
+            age(run.started_at_ms, now_ms),
+            span(run.finished_at_ms - run.started_at_ms) if run.finished_at_ms and run.started_at_ms else "-",
+            f"{run.succeeded} succeeded, {run.failed} failed",
+        ]
+        for run in reversed(item.runs)
+    ]
+    if cells:
+        yield from block("Runs", rows(["RUN", "STATUS", "DUE", "STARTED", "TOOK", "REPLICAS"], cells))
 
 
 def _strategy(rollout: Any) -> str:
