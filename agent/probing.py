@@ -1,7 +1,8 @@
 """Runs one health check: HTTP, TCP, exec or gRPC. When each is due and what results add up to is the core's.
 
 Nothing here blocks the event loop or outlives its timeout, and no answer of a container can cost more than a few
-kilobytes: what it sends beyond the status is not read.
+kilobytes: what it sends beyond the status is not read. A check that hangs holds nobody else's up: only the making of
+processes for exec checks is bounded, and waiting for one's turn there is not part of the timeout.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from cloudless.agent.core.probes import timeout_ms
 from cloudless.agent.runtime.base import ExecRequest, Runtime
 from cloudless.core.model import Assignment
 from cloudless.core.spec import Container, GrpcProbe, HttpProbe
-from cloudless.errors import CloudlessError, Unavailable
+from cloudless.errors import CloudlessError, NotFound, Unavailable
 
 if TYPE_CHECKING:
     import ssl
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
 Prober: TypeAlias = Callable[[str, Assignment, Check], Awaitable[tuple[bool | None, str]]]
 
 _STATUS_LINE_BYTES: Final = 4096
-_SERVING: Final = 1  # grpc.health.v1.HealthCheckResponse.ServingStatus
+_SERVING: Final = 1
+_SERVING_STATUS: Final = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")  # of grpc.health.v1
+_STARTS_AT_ONCE: Final = 8
+_DETAIL_MAX: Final = 256  # of what a program or a server said
+# The container went, or the runtime: neither tells of its health, and the next look will.
+_NOT_A_VERDICT: Final = frozenset({"ContainerNotRunning", "RuntimeUnavailable", "ReplicaNotFound"})
 
 
 def port_of(container: Container, port: str) -> int | None:
@@ -69,32 +75,36 @@ class NetworkProber:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._tls: ssl.SSLContext | None = None
 
     async def __call__(self, replica_id: str, assignment: Assignment, check: Check) -> tuple[bool | None, str]:
         """Whether the check passed, and a word about it when not; None when it could not be made, because the
-        runtime does not answer: that is no fault of the container. Raises only when cancelled."""
+        runtime does not answer or the container does not run (any more): that says nothing of its health. Raises
+        only when cancelled."""
         container = next((c for c in assignment.spec.containers if c.name == check.container), None)
         if container is None:
             return False, "no such container"
         limit_ms = timeout_ms(check.probe)
         try:
-            async with asyncio.timeout(limit_ms / 1000):
-                return await self._check(replica_id, container, check)
+            async with asyncio.timeout(limit_ms / 1000) as limit:
+                if check.probe.exec is not None:
+                    return await self._exec(replica_id, container.name, check.probe.exec.command, limit, limit_ms)
+                return await self._check(container, check)
         except TimeoutError:
             place = _place(container, check)
             return False, f"no answer{f' from {place}' if place else ''} within {limit_ms} ms"
-        except Unavailable as error:
+        except (Unavailable, NotFound) as error:
             return None, error.message
         except OSError as error:
             return False, _words(error, _place(container, check))
-        except (CloudlessError, ValueError, OverflowError) as error:  # OverflowError: a port of no network
+        except CloudlessError as error:
+            return (None if error.reason in _NOT_A_VERDICT else False), error.message
+        except (ValueError, OverflowError) as error:  # OverflowError: a port of no network
             return False, str(error) or type(error).__name__
 
-    async def _check(self, replica_id: str, container: Container, check: Check) -> tuple[bool, str]:
+    async def _check(self, container: Container, check: Check) -> tuple[bool, str]:
         probe = check.probe
-        if probe.exec is not None:
-            return await self._exec(replica_id, container.name, probe.exec.command)
         wanted = probe.http or probe.tcp or probe.grpc
         if wanted is None:
             return False, "the probe says nothing to check"
@@ -142,15 +152,20 @@ class NetworkProber:
             self._tls.verify_mode = ssl.CERT_NONE
         return self._tls
 
-    async def _exec(self, replica_id: str, container: str, command: tuple[str, ...]) -> tuple[bool, str]:
-        session = await self._runtime.exec(ExecRequest(replica_id, container, command))
+    async def _exec(
+        self, replica_id: str, container: str, command: tuple[str, ...], limit: asyncio.Timeout, limit_ms: int
+    ) -> tuple[bool, str]:
+        limit.reschedule(None)
+        async with self._starts:
+            limit.reschedule(asyncio.get_running_loop().time() + limit_ms / 1000)
+            session = await self._runtime.exec(ExecRequest(replica_id, container, command))
         try:
             last = b""
 
             async def drain() -> None:
                 nonlocal last
                 async for _, data in session.output():
-                    last = (last + data)[-256:]
+                    last = (last + data)[-_DETAIL_MAX:]
 
             draining = asyncio.ensure_future(drain())
             try:
@@ -187,8 +202,9 @@ async def _grpc(probe: GrpcProbe, host: str, port: int, *, place: str) -> tuple[
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE and "onnection refused" in (error.details() or ""):
                 return False, f"connection refused at {place}"
-            return False, f"gRPC {error.code().name}: {error.details() or ''}".strip()
-    return status == _SERVING, f"health status {status}"
+            return False, f"gRPC {error.code().name}: {(error.details() or '')[:_DETAIL_MAX]}".strip(": ")
+    known = status < len(_SERVING_STATUS)
+    return status == _SERVING, f"health status {_SERVING_STATUS[status] if known else status}"
 
 
 def _encode_health(service: str) -> bytes:

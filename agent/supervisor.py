@@ -44,8 +44,6 @@ _RETRY_DELAY_S_MIN: Final = 0.2
 _RETRY_DELAY_S_MAX: Final = 10.0
 # After subscribing, how long until what may have been missed before is looked up.
 _SUBSCRIBED_DELAY_S: Final = 1.0
-_PROBES_AT_ONCE: Final = 16
-_HOOKS_AT_ONCE: Final = 32
 _HOOK_MARGIN_S: Final = 1.0
 
 
@@ -95,8 +93,6 @@ class Supervisor:
         self._jitter = jitter
         self._runtime_name = runtime_name or (lambda _spec: runtime.name)
         self._operator = Operator(runtime, operations_at_once=operations_at_once)
-        self._hook_slots = asyncio.Semaphore(_HOOKS_AT_ONCE)
-        self._probe_slots = asyncio.Semaphore(_PROBES_AT_ONCE)
         self._resync_interval_s = resync_interval_s
         self._replicas: dict[str, _Held] = {}
         self._facts: dict[str, tuple[m.ContainerFacts, ...]] = {}
@@ -410,8 +406,7 @@ class Supervisor:
         assignment = held.state.assignment if held else None
         if assignment is None:
             return
-        async with self._probe_slots:
-            ok, detail = await self._prober(replica_id, assignment, check)
+        ok, detail = await self._prober(replica_id, assignment, check)
         self._post(replica_id, m.ProbeFinished(check.container, check.attempt, check.kind, ok, detail))
 
     async def _pre_stop(self, replica_id: str, hook: m.RunPreStop) -> None:
@@ -421,8 +416,8 @@ class Supervisor:
             return
         ok: bool | None = False
         detail = "no time was left for it"
-        with contextlib.suppress(TimeoutError):  # of waiting for the others; its own is the prober's
-            async with asyncio.timeout(hook.probe.timeout_ms / 1000 + _HOOK_MARGIN_S), self._hook_slots:
+        with contextlib.suppress(TimeoutError):  # of waiting for a turn; its own is the prober's
+            async with asyncio.timeout(hook.probe.timeout_ms / 1000 + _HOOK_MARGIN_S):
                 ok, detail = await self._prober(replica_id, assignment, hook)
         self._post(replica_id, m.PreStopFinished(hook.container, hook.attempt, ok, detail))
 

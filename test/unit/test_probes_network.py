@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -186,7 +186,43 @@ async def test_exec(tmp_path: Path) -> None:
     assert (await check(Probe(exec=ExecProbe(("x", "0"))), runtime=runtime))[0] is None
     device.reachable = True
     device.exit("r1", "main", code=1)
-    assert not (await check(Probe(exec=ExecProbe(("x", "0"))), runtime=runtime))[0]
+    assert (await check(Probe(exec=ExecProbe(("x", "0"))), runtime=runtime))[0] is None, "its end is seen by looking"
+
+
+async def test_a_check_that_hangs_is_killed_and_holds_no_other_up(tmp_path: Path) -> None:
+    running: set[FakeExec] = set()
+    all_run = asyncio.Event()
+
+    async def program(request: ExecRequest, streams: FakeExec) -> int:
+        if request.command[0] == "fine":
+            return 0
+        running.add(streams)
+        if len(running) == 40:
+            all_run.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            running.discard(streams)
+        return 0
+
+    runtime = FakeRuntime(FakeDevice(SystemClock(), tmp_path, program=program))
+    container = Container("main", "i")
+    sandbox = Sandbox("r1", "d", "w", 1, WorkloadSpec(containers=(container,)))
+    await runtime.ensure_sandbox(sandbox)
+    await runtime.start_container(sandbox, container, attempt=0)
+    wanted = Assignment("r1", "w", "d", 1, sandbox.spec)
+    prober = NetworkProber(runtime)
+
+    def ask(word: str, timeout_ms: int) -> Awaitable[tuple[bool | None, str]]:
+        probe = Probe(exec=ExecProbe((word,)), timeout_ms=timeout_ms)
+        return prober("r1", wanted, RunProbe("main", 0, ProbeKind.LIVENESS, probe, "127.0.0.1"))
+
+    hanging = [asyncio.ensure_future(ask("hang", 500)) for _ in range(40)]
+    async with asyncio.timeout(5):
+        await all_run.wait()
+        assert (await ask("fine", 100))[0]
+        assert {ok for ok, _ in await asyncio.gather(*hanging)} == {False}
+    assert not running
 
 
 async def test_grpc_health() -> None:
@@ -201,7 +237,7 @@ async def test_grpc_health() -> None:
     await serving.start()
     try:
         assert (await check(Probe(grpc=GrpcProbe(port))))[0]
-        assert await check(Probe(grpc=GrpcProbe(port, "db"))) == (False, "health status 2")
+        assert await check(Probe(grpc=GrpcProbe(port, "db"))) == (False, "health status NOT_SERVING")
         passed, detail = await check(Probe(grpc=GrpcProbe(port, "unknown")))
         assert (passed, "NOT_FOUND" in detail) == (False, True)
     finally:

@@ -23,6 +23,7 @@ from cloudless.agent.runtime.containerd.tasks import PROCESS_TYPE, start_failure
 from cloudless.errors import CloudlessError, FailedPrecondition, Internal, NotFound, Unavailable
 
 _RECONNECT_S = 0.5
+_ABANDON_S = 2.0
 _LOST_EXIT_CODE = 255
 _QUEUE = 16  # chunks of at most 64 KiB
 
@@ -175,9 +176,17 @@ class ContainerdExec:
         await self._client.call(self._client.tasks.DeleteProcess, request)
 
     async def _abandon(self) -> None:
+        """Of a start that failed or was given up: it may have happened all the same, and must not go on."""
         self._close_streams()
-        with contextlib.suppress(CloudlessError):
+        try:
             await self._delete()
+        except NotFound:
+            return
+        except CloudlessError:  # it runs
+            with contextlib.suppress(CloudlessError, TimeoutError):
+                async with asyncio.timeout(_ABANDON_S):
+                    await self.signal(signal.SIGKILL)
+                    await self._wait_for_exit()
 
     def _close_streams(self) -> None:
         for _, reader in self._outputs:
