@@ -1,6 +1,7 @@
 """`cloudless-agent`: puts the agent together and runs it until it is told to end.
 
-SIGTERM and SIGINT end it gracefully: the coordinator is told, workloads go on running.
+SIGTERM and SIGINT end it gracefully: the coordinator is told, workloads go on running. SIGHUP has it read again what
+the owner of the device allows. `cloudless-agent owner` is a program of its own (`owner_cli`).
 
 Exit codes: 0 ended in good order; 1 failed; 2 bad settings; 3 the metrics address is in use; 4 the data folder is in
 use; 5 stored data is damaged; 6 not admitted: no join token, or one that is refused. A restart helps after 1 and 3.
@@ -30,7 +31,7 @@ from typing import Any, Final, TextIO, TypeVar
 import structlog
 
 from cloudless import __version__
-from cloudless.agent import enrolling
+from cloudless.agent import enrolling, owner_file
 from cloudless.agent.channels import ChannelServer
 from cloudless.agent.grants import Grants
 from cloudless.agent.grpc_stream import Connection, GrpcStream
@@ -38,6 +39,8 @@ from cloudless.agent.imports import empty_spool
 from cloudless.agent.journal import Journal
 from cloudless.agent.link import LinkServices
 from cloudless.agent.logwatch import LogWatcher
+from cloudless.agent.owner_rules import OwnerRules
+from cloudless.agent.owner_watch import OwnerWatch
 from cloudless.agent.probing import NetworkProber
 from cloudless.agent.runtimes import Runtimes
 from cloudless.agent.session import Session
@@ -65,7 +68,10 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 PROGRAM: Final = "cloudless-agent"
-ABOUT: Final = "The Cloudless agent: offers this device to a fabric and runs what the coordinator places on it."
+ABOUT: Final = (
+    "The Cloudless agent: offers this device to a fabric and runs what the coordinator places on it. What the owner of"
+    " the device allows can be changed while it runs: see `cloudless-agent owner --help`."
+)
 EXIT_FAILED: Final = 1
 EXIT_SETTINGS: Final = 2
 EXIT_ADDRESS_IN_USE: Final = 3
@@ -85,7 +91,14 @@ class Agent:
         self._random = random.SystemRandom()
         self._stopping = asyncio.Event()
         self._device = DeviceInfo()
+        self._describing = asyncio.Lock()
         self._addresses: tuple[str, ...] = ()
+        self._owner: OwnerWatch | None = None
+
+    def reload(self) -> None:
+        """Reads again what the owner allows."""
+        if self._owner is not None:
+            self._owner.poke()
 
     def stop(self) -> None:
         """Ends `run` gracefully."""
@@ -129,7 +142,8 @@ class Agent:
     async def _serve(
         self, credentials: Credentials, learnt: tuple[str, ...], runtimes: Runtimes, *, metrics: str
     ) -> None:
-        from cloudless.agent.device import UsageSampler
+        from cloudless.agent.device import Conditions, System, UsageSampler
+        from cloudless.agent.pressure import PressureWatch
         from cloudless.identity.renewal import Renewer
 
         config, clock, jitter = self._config, self._clock, self._random.random
@@ -144,8 +158,28 @@ class Agent:
             router, journal, clock, prober, jitter=jitter, runtime_name=router.runtime_name, tenure=tenure
         )
         supervisor.load()
-        await self._detect(runtimes)
-        sampler = UsageSampler(config.data_dir, clock=clock, metered=self._device.metered)
+        system = System.here(config.power_supply_dir)
+        conditions = Conditions(system, clock)
+        owner = self._owner = OwnerWatch(config, conditions, clock)
+        await owner.start()
+        await self._detect(runtimes, owner)
+        conditions.metered = self._device.metered
+        await owner.start()  # once more, now that the link is known
+        self._device = dataclasses.replace(self._device, owner=owner.told)
+        rules = OwnerRules(owner, supervisor)
+        rules.apply()  # before anything is started
+        sampler = UsageSampler(config.data_dir, system=system, clock=clock, conditions=conditions)
+        pressure = PressureWatch(
+            config.pressure,
+            folders=[config.data_dir, *map(Path, config.pressure.folders)],
+            sampler=sampler,
+            system=system,
+            conditions=conditions,
+            battery_floor_percent=lambda: owner.terms.battery_floor_percent if owner.terms else 0,
+            supervisor=supervisor,
+            runtime=router,
+            clock=clock,
+        )
         watcher = LogWatcher(max_bytes=config.runtime.log_max_bytes)
         spool = config.data_dir / "spool"
         empty_spool(spool)
@@ -154,7 +188,7 @@ class Agent:
         last_usage = [NodeUsage()]
 
         def usage() -> NodeUsage:
-            last_usage[0] = sampler.sample()
+            last_usage[0] = dataclasses.replace(sampler.sample(), pressure=pressure.said)
             return last_usage[0]
 
         async def connect(address: str) -> GrpcStream:  # type: ignore[type-arg]
@@ -205,7 +239,11 @@ class Agent:
             renewer.run(),
             watcher.run(),
             _watch_logs(supervisor, router.log_path, watcher),
-            self._look_at_device(runtimes, session, lambda: last_usage[0]),
+            self._look_at_device(runtimes, session, owner, lambda: last_usage[0]),
+            self._tell_owner_changes(runtimes, session, owner, rules),
+            _for_ever(conditions.ask_programs()),
+            rules.run(),
+            pressure.run(),
         ]
         tasks = [asyncio.ensure_future(job) for job in jobs]
         stopping = asyncio.ensure_future(self._stopping.wait())
@@ -222,14 +260,44 @@ class Agent:
             await asyncio.gather(*tasks, stopping, return_exceptions=True)
             log.info("agent.stopped")
 
-    async def _detect(self, runtimes: Runtimes) -> None:
+    async def _detect(self, runtimes: Runtimes, owner: OwnerWatch) -> None:
         from cloudless.agent import device
 
-        described = await runtimes.describe()
-        found = await asyncio.to_thread(device.detect, self._config, described, clock=self._clock)
-        self._device = dataclasses.replace(found, labels=self._config.labels)
+        async with self._describing:
+            described = await runtimes.describe()
+            config = dataclasses.replace(self._config, owner=owner.limits)
+            found = await asyncio.to_thread(device.detect, config, described, clock=self._clock)
+            self._device = dataclasses.replace(found, labels=self._config.labels, owner=owner.told)
 
-    async def _look_at_device(self, runtimes: Runtimes, session: Session, usage: Callable[[], NodeUsage]) -> None:
+    async def _tell_owner_changes(
+        self, runtimes: Runtimes, session: Session, owner: OwnerWatch, rules: OwnerRules
+    ) -> None:
+        """Acts on what the owner changes at once: here first, then the coordinator is told."""
+        changed = asyncio.Event()
+
+        def note() -> None:
+            rules.apply()
+            changed.set()
+
+        async def tell() -> None:
+            limits = owner.limits
+            while True:
+                await changed.wait()
+                changed.clear()
+                if owner.limits != limits:
+                    limits = owner.limits
+                    await self._detect(runtimes, owner)
+                else:
+                    self._device = dataclasses.replace(self._device, owner=owner.told)
+                session.device_changed()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(owner.run(note))
+            group.create_task(tell())
+
+    async def _look_at_device(
+        self, runtimes: Runtimes, session: Session, owner: OwnerWatch, usage: Callable[[], NodeUsage]
+    ) -> None:
         """Notices what changes seldom: a runtime that came, addresses, power, the link. Costs next to nothing while
         nothing does."""
         from cloudless.agent.device import System
@@ -246,7 +314,7 @@ class Agent:
                 or addresses(system, bridge=bridge) != known.addresses
                 or link != (known.power_source, known.metered)
             ):
-                await self._detect(runtimes)
+                await self._detect(runtimes, owner)
                 log.info("device.changed", addresses=list(self._device.addresses), power=self._device.power_source)
                 session.device_changed()
 
@@ -267,6 +335,12 @@ def _addresses(config: AgentConfig, told: Sequence[str], enrolled_with: Sequence
     """The configured ones, and what the last coordinator told; before any told something, what came with the
     enrolment."""
     return tuple(dict.fromkeys([*config.coordinators, *(told or enrolled_with)]))
+
+
+async def _for_ever(work: Coroutine[Any, Any, None]) -> None:
+    """`work`, and its end ends nothing."""
+    await work
+    await asyncio.Event().wait()
 
 
 async def _watch_logs(supervisor: Supervisor, log_path: Callable[[str, str], Path], watcher: LogWatcher) -> None:
@@ -315,6 +389,7 @@ async def _run(config: AgentConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.stop)
+    loop.add_signal_handler(signal.SIGHUP, agent.reload)
     with contextlib.suppress(asyncio.CancelledError):
         await agent.run()
 
@@ -337,8 +412,14 @@ def exit_code(error: CloudlessError) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the agent with these arguments (default: the command line's) and returns the exit code."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] == ["owner"]:
+        from cloudless.agent import owner_cli
+
+        return owner_cli.main(arguments[1:])
     try:
-        config = load(AgentConfig, PROGRAM, sys.argv[1:] if argv is None else argv, os.environ, about=ABOUT)
+        config = load(AgentConfig, PROGRAM, arguments, os.environ, about=ABOUT)
+        owner_file.check(config.owner)
         logging_setup.configure(config.log, "agent")
         flush_traces = tracing.configure(config.tracing, PROGRAM)
         with _prepare(config):

@@ -65,13 +65,19 @@ def read_terms(settings: OwnerConfig, path: Path | None = None) -> Terms:
         raise _bad(f"{where}: {error}") from None
 
 
+def check(settings: OwnerConfig) -> None:
+    """Raises InvalidArgument when the settings of the owner do not go together."""
+    zone_of(settings)
+    read_terms(settings)
+
+
 def zone_of(settings: OwnerConfig) -> ZoneInfo | None:
     """The time zone of the hours; None: the device's own. Raises InvalidArgument (BadSetting)."""
     if not settings.time_zone:
         return None
     try:
         return ZoneInfo(settings.time_zone)
-    except (ValueError, OSError):
+    except (KeyError, ValueError, OSError):
         raise InvalidArgument(
             f"owner.time_zone {settings.time_zone!r} is no known time zone",
             reason="BadSetting",
@@ -116,7 +122,7 @@ def write_terms(settings: OwnerConfig, path: Path, stated: Mapping[str, Any]) ->
     try:
         found = read_terms(settings, trial)
     except InvalidArgument as error:
-        raise _bad(error.message.replace(f"{trial}: ", "")) from None
+        raise InvalidArgument(error.message.replace(f"{trial}: ", ""), reason=error.reason) from None
     finally:
         trial.unlink(missing_ok=True)
     write_private(path, data)
