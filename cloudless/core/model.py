@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from cloudless.core.quick import quick_frozen
 from cloudless.core.spec import Metadata, Protocol, ResourceAmounts, TaintEffect, WorkloadSpec
 
 
@@ -365,7 +366,7 @@ class WorkloadRevision:
     completed_at_ms: int = 0  # when all replicas were of it for the first time; 0: never, or before this was noted
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class WorkloadRecord:
     """A workload as the replicated state stores it. `history` is oldest first and holds every generation
     that a replica still runs. `runs` are oldest first; `scheduled_until_ms` is up to when due runs of a cron are
@@ -435,7 +436,7 @@ class User:
     revision: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class Event:
     index: int = 0
     sequence: int = 0

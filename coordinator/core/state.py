@@ -7,7 +7,7 @@ simply a reference. Maps iterate in no stable order; whatever affects a decision
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final, TypeAlias, TypeVar
 
 from immutables import Map
@@ -25,6 +25,7 @@ from cloudless.core.model import (
     User,
     WorkloadRecord,
 )
+from cloudless.core.quick import quick_frozen
 from cloudless.core.replacing import replace
 from cloudless.core.spec import ResourceAmounts, WorkloadSpec, WorkloadType
 
@@ -78,7 +79,7 @@ def touched_since(newest: Touched | None, known: Touched | None) -> list[Any] | 
     return keys
 
 
-@dataclass(frozen=True, slots=True)
+@quick_frozen
 class State:
     """Everything that the log has decided so far.
 
