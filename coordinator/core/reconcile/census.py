@@ -48,6 +48,8 @@ class Census:
     current: list[Replica] = field(default_factory=list)  # of the present generation, to stay where they are
     leaving: list[Replica] = field(default_factory=list)  # of the present generation, to move off their node
     outdated: list[Replica] = field(default_factory=list)  # of an older generation, on a node within reach
+    outdated_leaving: list[Replica] = field(default_factory=list)  # of an older generation, to move off their node
+    outdated_backing_off: list[Replica] = field(default_factory=list)  # of an older one, ended in failure; for later
     ready: set[str] = field(default_factory=set)  # ids that serve now
     available: set[str] = field(default_factory=set)  # ids that have served for as long as a rollout asks
     unsettled: set[str] = field(default_factory=set)  # ids of which nothing fresh is known
@@ -75,8 +77,10 @@ def _placed(census: Census, replica: Replica, node: Node, record: WorkloadRecord
     phase = replica.status.phase
     outdated = replica.generation != record.generation
     if phase is ReplicaPhase.FAILED:
-        due = outdated or deadlines.passed(retry_at_ms(replica, record))
-        (census.failed if due else census.backing_off).append(replica)
+        if deadlines.passed(retry_at_ms(replica, record)):
+            census.failed.append(replica)
+        else:
+            (census.outdated_backing_off if outdated else census.backing_off).append(replica)
         return
     if phase is ReplicaPhase.SUCCEEDED:
         census.succeeded.append(replica)
@@ -92,19 +96,27 @@ def _placed(census: Census, replica: Replica, node: Node, record: WorkloadRecord
         census.ready.add(replica.id)
         if deadlines.passed(replica.phase_since_ms + record.spec.rollout.min_ready_ms):
             census.available.add(replica.id)
-    if outdated:
-        census.outdated.append(replica)
-    elif must_leave(node, record):
-        census.leaving.append(replica)
+    if must_leave(node, record):
+        (census.outdated_leaving if outdated else census.leaving).append(replica)
     else:
-        census.current.append(replica)
+        (census.outdated if outdated else census.current).append(replica)
+
+
+def owner_evicts(node: Node) -> bool:
+    """Whether the device's owner wants it to run nothing now; the device stops what is left on it by itself."""
+    return node.device.owner is not None and node.device.owner.evicting
 
 
 def must_leave(node: Node, record: WorkloadRecord) -> bool:
-    """Whether the node no longer keeps the workload's replicas: it drains, or has a NoExecute taint for them."""
-    return node.draining or any(
-        taint.effect is TaintEffect.NO_EXECUTE and not tolerates(record.spec.placement.tolerations, taint)
-        for taint in node.taints
+    """Whether the node no longer keeps the workload's replicas: it drains, its owner wants it back, or it has a
+    NoExecute taint for them."""
+    return (
+        node.draining
+        or owner_evicts(node)
+        or any(
+            taint.effect is TaintEffect.NO_EXECUTE and not tolerates(record.spec.placement.tolerations, taint)
+            for taint in node.taints
+        )
     )
 
 

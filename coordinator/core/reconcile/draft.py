@@ -12,7 +12,15 @@ from cloudless.coordinator.core.scheduler.explain import compact
 from cloudless.coordinator.core.scheduler.plan import Board
 from cloudless.coordinator.core.scheduler.score import Weights
 from cloudless.coordinator.core.state import State
-from cloudless.core.model import NodeUsage, PlacementDecision, Replica, WorkloadRecord
+from cloudless.core.model import (
+    NodeUsage,
+    PlacementDecision,
+    Replica,
+    RolloutProgress,
+    WorkloadRecord,
+    WorkloadRevision,
+)
+from cloudless.core.replacing import replace
 
 ENTRIES_MAX: Final = 200  # of placements, of stops and of given-up replicas each
 
@@ -41,21 +49,36 @@ class Draft:
             state.replicas, namespace=record.metadata.namespace, name=record.metadata.name, seed=id_seed
         )
         self._placed: list[PlannedReplica] = []
-        self._stops: list[PlannedStop] = []
+        self._stops: dict[str, PlannedStop] = {}
         self._lost: list[str] = []
+        self._rollout: RolloutProgress | None = None
+        self._roll_back = False
+        self._preemptions: list[PlannedStop] = []
 
     def give_up(self, replicas: Iterable[Replica]) -> None:
         self._lost += [replica.id for replica in replicas]
 
     def stop(self, replica: Replica, reason: str) -> None:
-        """`reason` is a CamelCase word."""
-        self._stops.append(PlannedStop(replica.id, reason))
+        """`reason` is a CamelCase word; the first one that is given for a replica holds."""
+        self._stops.setdefault(replica.id, PlannedStop(replica.id, reason))
+
+    def note_rollout(self, progress: RolloutProgress, *, roll_back: bool = False) -> None:
+        """What is to be remembered of the rollout; with `roll_back` the stable generation's spec comes back."""
+        if progress != self.record.rollout or roll_back:
+            self._rollout, self._roll_back = progress, roll_back
 
     def board(self, ignoring: Iterable[Replica]) -> Board:
         """A working copy of the nodes to place on."""
+        return self.board_of(None, ignoring)
+
+    def board_of(self, revision: WorkloadRevision | None, ignoring: Iterable[Replica]) -> Board:
+        """A working copy of the nodes for replicas of an earlier revision; None: of the present generation."""
+        record = self.record
+        if revision is not None:
+            record = replace(record, spec=revision.spec, generation=revision.generation)
         return Board(
             self.state,
-            self.record,
+            record,
             weights=self._weights,
             usage=self._usage,
             now_ms=self.now_ms,
@@ -70,28 +93,51 @@ class Draft:
     def place_pending(self, replica: Replica, decision: PlacementDecision) -> None:
         """A replica that is placed nowhere yet; left out when it stays so for the same reasons."""
         if decision.node_id or decision.summary != replica.placement.summary:
-            self._placed.append(PlannedReplica(replica.id, self.record.generation, compact(decision), replica.attempt))
+            planned = PlannedReplica(replica.id, replica.generation, compact(decision), replica.attempt, replica.run)
+            self._placed.append(planned)
 
-    def place_new(self, decision: PlacementDecision, attempt: int) -> None:
-        self._placed.append(PlannedReplica(next(self._ids), self.record.generation, compact(decision), attempt))
+    def place_new(
+        self, decision: PlacementDecision, attempt: int, *, generation: int | None = None, run: int = 0
+    ) -> None:
+        """A new replica, of the present generation unless another is named; `run` is for jobs and crons."""
+        generation = generation or self.record.generation
+        self._placed.append(PlannedReplica(next(self._ids), generation, compact(decision), attempt, run))
 
-    def place_all(self, pending: Sequence[Replica], attempts: Sequence[int], ignoring: Iterable[Replica]) -> None:
-        """Places what is pending, then one new replica for each of `attempts`."""
+    def place_all(
+        self,
+        pending: Sequence[Replica],
+        attempts: Sequence[int],
+        ignoring: Iterable[Replica],
+        *,
+        revision: WorkloadRevision | None = None,
+    ) -> None:
+        """Places what is pending, then one new replica for each of `attempts`: of the present generation, or of
+        `revision`, of which the pending ones then are, too."""
         if not pending and not attempts:
             return
-        board = self.board(ignoring)
+        generation = self.record.generation if revision is None else revision.generation
+        board = self.board_of(revision, ignoring)
         for replica in pending:
             if self.room <= 0:
                 return
             self.place_pending(replica, board.place())
         for attempt in attempts[: max(0, self.room)]:
-            self.place_new(board.place(), attempt)
+            self.place_new(board.place(), attempt, generation=generation)
 
     def command(self) -> ApplyPlan:
+        """The plan as an entry. One that places replicas of an older generation carries the rollout, without which
+        no member would."""
+        placed = self._placed[:ENTRIES_MAX]
+        rollout = self._rollout
+        if rollout is None and any(planned.generation != self.record.generation for planned in placed):
+            rollout = self.record.rollout
         return ApplyPlan(
             namespace=self.record.metadata.namespace,
             workload=self.record.metadata.name,
-            replicas=tuple(self._placed[:ENTRIES_MAX]),
-            stops=tuple(self._stops[:ENTRIES_MAX]),
+            replicas=tuple(placed),
+            stops=tuple(self._stops.values())[:ENTRIES_MAX],
             lost=tuple(self._lost[:ENTRIES_MAX]),
+            rollout=rollout,
+            preemptions=tuple(self._preemptions),
+            roll_back=self._roll_back,
         )

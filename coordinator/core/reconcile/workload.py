@@ -53,7 +53,7 @@ def reconcile(
     if record.deleting:
         draft.give_up(census.given_up)
     elif record.spec.type is WorkloadType.SYSTEM:
-        plan_system(draft)
+        plan_system(draft, deadlines)
     elif record.spec.type in (WorkloadType.SERVICE, None):
         plan_service(draft, deadlines)
     command = draft.command()
