@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cloudless.coordinator.core import amounts
-from cloudless.coordinator.core.scheduler.filters import eligible_nodes, matching_nodes
+from cloudless.coordinator.core.scheduler.kinds import eligible_nodes, matching_nodes
 from cloudless.coordinator.core.state import State
 from cloudless.core.model import (
     NodeState,

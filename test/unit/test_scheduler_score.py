@@ -6,7 +6,6 @@ import pytest
 
 from cloudless.coordinator.core import commands as c
 from cloudless.coordinator.core.scheduler import Weights, place, score
-from cloudless.coordinator.core.scheduler.filters import Candidate
 from cloudless.core.model import DeviceClass, Node, NodeState, NodeUsage, Taint, WorkloadRecord
 from cloudless.core.spec import AntiAffinity, Metadata, Placement, ResourceAmounts, SpreadConstraint, TaintEffect
 from cloudless.testing.fabric_model import NAMESPACE, START_MS, Fabric, device, service
@@ -37,7 +36,7 @@ def node(**changes):
 )
 def test_locality(placement, rtt_us, expected):
     usage = NodeUsage(rtt_us=rtt_us)
-    assert score.locality(node(), usage, service(placement=placement)) == pytest.approx(expected)
+    assert score.locality(node(), usage, placement) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -82,18 +81,18 @@ def test_network_penalty(metered, rtt_us, expected):
     ("used", "own", "wanted", "expected"), [(0, 0, 3, 0.1), (2000, 0, 3, 0.35), (2000, 1, 4, 0.1), (0, 3, 3, 0.0)]
 )
 def test_utilization(used, own, wanted, expected):
-    candidate = Candidate(node(device=device(cpu_millis=4000, memory_bytes=1000)), ResourceAmounts(used, 0), own=own)
-    value = score.utilization(candidate, ResourceAmounts(400, 100), wanted=wanted)
+    ask, capacity = ResourceAmounts(400, 100), ResourceAmounts(4000, 1000)
+    value = score.utilization(ResourceAmounts(used, 0), ask, capacity, own=own, wanted=wanted)
     assert value == pytest.approx(expected)
 
 
 def test_utilization_counts_what_the_node_holds_of_the_workload_against_it():
     """As the terms appear one after another on a node of 500m and much memory, for replicas of 50m."""
-    ask, much = ResourceAmounts(50, 2**26), device(cpu_millis=500, memory_bytes=24 * 2**30)
+    ask, much = ResourceAmounts(50, 2**26), ResourceAmounts(cpu_millis=500, memory_bytes=24 * 2**30)
 
     def shown(cpu_millis: int, own: int) -> str:
         used = ResourceAmounts(cpu_millis, cpu_millis // 50 * 2**26)
-        return f"{score.utilization(Candidate(node(device=much), used, own=own), ask, wanted=2):.2f}"
+        return f"{score.utilization(used, ask, much, own=own, wanted=2):.2f}"
 
     assert shown(0, own=0) == "0.05"
     assert shown(50, own=1) == "0.00", "it holds half of the workload and is a tenth full"

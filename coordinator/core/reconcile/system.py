@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from cloudless.coordinator.core.reconcile.census import Deadlines, must_leave, next_attempt
 from cloudless.coordinator.core.reconcile.draft import ENTRIES_MAX, Draft
 from cloudless.coordinator.core.reconcile.rollout import Course, follow
-from cloudless.coordinator.core.scheduler.filters import eligible_nodes, matching_nodes
+from cloudless.coordinator.core.scheduler.kinds import eligible_nodes, matching_nodes
 from cloudless.core.model import Replica, ReplicaPhase, WorkloadRevision
 
 _ENDED = (ReplicaPhase.FAILED, ReplicaPhase.SUCCEEDED)

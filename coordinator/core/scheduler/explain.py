@@ -1,49 +1,34 @@
-"""Decisions in words: rejections by reason, and one line for people."""
+"""Decisions in words: obstacles in one line for people, and what is stored of a decision."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
-from cloudless.coordinator.core.scheduler.filters import Candidate, Filter
-from cloudless.core.model import FilterRejection, PlacementDecision
+from cloudless.core.model import PlacementDecision
 
 NODE_IDS_STORED: Final = 50  # ids kept with each reason in the log
 
 _WORDS: Final[Mapping[str, str]] = {
     "ready": "not ready",
     "cordoned": "cordoned or draining",
+    "owner": "not admitted by the owner",
+    "pressure": "under pressure",
     "taints": "taint not tolerated",
     "selector": "node selector does not match",
     "locality": "outside the required regions and zones",
     "runtime": "no suitable runtime",
     "features": "a required feature is missing",
     "host_ports": "host port taken",
+    "affinity": "affinity",
     "anti_affinity": "anti-affinity",
+    "spread": "spread",
 }
 
 
-def rejections(filters: Sequence[Filter], candidates: Sequence[Candidate]) -> tuple[FilterRejection, ...]:
-    """Every reason against every node: grouped by filter and reason, in the order of the filters."""
-    describe = {f.name: f.describe for f in filters}
-    order = {f.name: position for position, f in enumerate(filters)}
-    groups: dict[tuple[str, str], list[Candidate]] = {}
-    for candidate in candidates:
-        for failing in candidate.failing:
-            groups.setdefault(failing, []).append(candidate)
-    rows = []
-    for (name, reason), rejected in sorted(groups.items(), key=lambda item: (order[item[0][0]], item[0][1])):
-        word = describe[name]
-        ids = tuple(c.node.id for c in rejected)
-        rows.append(FilterRejection(name, reason if word is None else word(rejected), ids, len(ids)))
-    return tuple(rows)
-
-
-def obstacles(candidates: Sequence[Candidate]) -> str:
-    """Counts each rejected node once, under its first obstacle: "insufficient memory on 3 nodes; cordoned: 1"."""
-    counts = Counter(c.failing[0][0] for c in candidates if c.failing)
+def obstacles(counts: Mapping[str, int]) -> str:
+    """In words, how many nodes each filter is the first obstacle of: "insufficient memory on 3 nodes; cordoned: 1"."""
     parts = []
     for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         if name in _WORDS:

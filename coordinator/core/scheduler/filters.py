@@ -1,105 +1,113 @@
 """Filters: each says of a node why it cannot take a replica, or nothing.
 
-A filter is a pure function of one candidate; those that a spec gives no cause for are left out. Every filter
-looks at every node, so that an explanation is complete: the first failing one is a node's main obstacle, the
-others are what would come next.
+A filter is a pure function of facets of a node (`facets`); those that a spec gives no cause for are left out. Every
+filter looks at every node, so that an explanation is complete: the first failing one is a node's main obstacle, the
+others are what would come next. Room and company (`company`) depend on what is placed already, and come after these.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 from cloudless.coordinator.core import amounts
-from cloudless.coordinator.core.scheduler import topology
-from cloudless.coordinator.core.state import State
+from cloudless.coordinator.core.scheduler.facets import PRESSURE, VALUE
 from cloudless.core import quantity
-from cloudless.core.model import Node, NodeState, Taint
-from cloudless.core.spec import AntiAffinity, ResourceAmounts, TaintEffect, Toleration, WorkloadSpec
+from cloudless.core.model import NodeState, Taint
+from cloudless.core.spec import ResourceAmounts, TaintEffect, Toleration, WorkloadSpec
 
 _RUNTIMES_FOR_IMAGES: Final = ("containerd", "fake")
 _RUNTIMES_FOR_PROCESSES: Final = ("process", "fake")
 _RUNTIME_OF_CLASS: Final = {"runc": ("containerd", "fake"), "process": ("process", "fake")}
 
-
-@dataclass(slots=True)
-class Candidate:
-    """A node on the working copy of one planning run. `used` and `ports` grow as replicas are put on it."""
-
-    node: Node
-    used: ResourceAmounts
-    ports: set[tuple[int, str]] = field(default_factory=set)  # host ports taken; filled only if the spec has some
-    own: int = 0  # replicas of the workload itself that stay on it
-    failing: tuple[tuple[str, str], ...] = ()  # (filter, reason), in the filters' order; empty: feasible
+Check = Callable[[Any], str | None]
 
 
-Check = Callable[[Candidate], str | None]
-Describe = Callable[[Sequence[Candidate]], str]
+@dataclass(frozen=True, slots=True)
+class Part:
+    """`check` returns the reason against a value of the facet, or None. With `equals` it objects, always in the same
+    words, to every value but that one."""
+
+    facet: str
+    check: Check
+    equals: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """`check` returns the reason against a candidate, or None. Candidates with equal reasons are reported
-    together; `describe` words the reason anew for all of them where it depends on each node's amounts."""
+    """A node fails it by the first of the parts that objects."""
 
     name: str
-    check: Check
-    describe: Describe | None = None
+    parts: tuple[Part, ...]
 
 
-def static_filters(spec: WorkloadSpec) -> tuple[Filter, ...]:
+def static_filters(spec: WorkloadSpec, namespace: str) -> tuple[Filter, ...]:
     """The filters whose answer does not change while replicas are placed."""
-    return (Filter("ready", _ready), Filter("cordoned", _cordoned), *_matching_filters(spec))
+    return (*condition_filters(namespace), Filter("pressure", (Part(PRESSURE, _pressure),)), *kind_filters(spec))
 
 
-def _matching_filters(spec: WorkloadSpec) -> Iterator[Filter]:
+def condition_filters(namespace: str | None) -> tuple[Filter, ...]:
+    """Whether a node takes new work at present, as far as the log knows. Without a namespace, owners' words about
+    namespaces are left out."""
+    return (
+        Filter("ready", (Part("state", _ready),)),
+        Filter("cordoned", (Part("cordon", _cordoned),)),
+        Filter("owner", (Part("owner", _owner(namespace)),)),
+    )
+
+
+def kind_filters(spec: WorkloadSpec) -> tuple[Filter, ...]:
+    """Whether a node is of the kind that the spec asks for."""
+    return tuple(_kind_filters(spec))
+
+
+def _kind_filters(spec: WorkloadSpec) -> Iterator[Filter]:
     placement = spec.placement
-    yield Filter("taints", _taints(placement.tolerations))
+    yield Filter("taints", (Part("taints", _taints(placement.tolerations)),))
     if placement.node_selector:
-        yield Filter("selector", _selector(dict(placement.node_selector)))
+        wanted = sorted(placement.node_selector.items())
+        yield Filter("selector", tuple(Part(VALUE + key, _equals(key, value), value) for key, value in wanted))
     if placement.required and (placement.regions or placement.zones):
-        yield Filter("locality", _locality(placement.regions, placement.zones))
-    yield Filter("runtime", _runtime(spec))
+        yield Filter("locality", (Part("place", _locality(placement.regions, placement.zones)),))
+    yield Filter("runtime", (Part("runtimes", _runtime(spec)),))
     needed = sorted(_needed_features(spec))
     if needed:
-        yield Filter("features", _features(needed))
-
-
-def matching_nodes(state: State, spec: WorkloadSpec) -> list[str]:
-    """Ids of the nodes that are of the kind that the spec asks for, whatever their present condition."""
-    return _passing(state, tuple(_matching_filters(spec)))
-
-
-def eligible_nodes(state: State, spec: WorkloadSpec) -> list[str]:
-    """Ids of the nodes that match the spec, are ready and take new work, whether or not there is room."""
-    return _passing(state, static_filters(spec))
-
-
-def _passing(state: State, filters: tuple[Filter, ...]) -> list[str]:
-    found = []
-    for node_id in sorted(state.nodes):
-        candidate = Candidate(state.nodes[node_id], amounts.NOTHING)
-        if all(f.check(candidate) is None for f in filters):
-            found.append(node_id)
-    return found
+        yield Filter("features", (Part("features", _features(needed)),))
 
 
 # -- condition --------------------------------------------------------------------------------------------
 
 
-def _ready(c: Candidate) -> str | None:
-    state = c.node.state
+def _ready(state: NodeState | None) -> str | None:
     if state is NodeState.READY:
         return None
     return "never connected" if state in (None, NodeState.ENROLLING) else f"node is {state}"
 
 
-def _cordoned(c: Candidate) -> str | None:
-    if c.node.draining:
+def _cordoned(cordon: tuple[bool, bool]) -> str | None:
+    draining, cordoned = cordon
+    if draining:
         return "draining"
-    return "cordoned" if c.node.cordoned else None
+    return "cordoned" if cordoned else None
+
+
+def _owner(namespace: str | None) -> Check:
+    def check(terms: tuple[bool, str, tuple[str, ...]] | None) -> str | None:
+        if terms is None:
+            return None
+        accepting, reason, namespaces = terms
+        if not accepting:
+            return f"its owner admits no work now: {reason or 'NotAccepting'}"
+        if namespaces and namespace is not None and namespace not in namespaces:
+            return f"its owner admits only the namespaces {', '.join(namespaces)}"
+        return None
+
+    return check
+
+
+def _pressure(pressure: tuple[str, ...]) -> str | None:
+    return f"under pressure: {', '.join(pressure)}" if pressure else None
 
 
 # -- kind -------------------------------------------------------------------------------------------------
@@ -115,34 +123,38 @@ def tolerates(tolerations: Sequence[Toleration], taint: Taint) -> bool:
     return False
 
 
+def untolerated(tolerations: Sequence[Toleration], taints: Sequence[Taint]) -> list[Taint]:
+    """The taints that keep a replica with these tolerations away."""
+    return [
+        taint
+        for taint in taints
+        if taint.effect is not TaintEffect.PREFER_NO_SCHEDULE and not tolerates(tolerations, taint)
+    ]
+
+
 def _taints(tolerations: tuple[Toleration, ...]) -> Check:
-    def check(c: Candidate) -> str | None:
-        for taint in c.node.taints:
-            if taint.effect is not TaintEffect.PREFER_NO_SCHEDULE and not tolerates(tolerations, taint):
-                value = f"={taint.value}" if taint.value else ""
-                return f"taint {taint.key}{value}:{taint.effect} is not tolerated"
+    def check(taints: tuple[Taint, ...]) -> str | None:
+        for taint in untolerated(tolerations, taints):
+            value = f"={taint.value}" if taint.value else ""
+            return f"taint {taint.key}{value}:{taint.effect} is not tolerated"
         return None
 
     return check
 
 
-def _selector(selector: dict[str, str]) -> Check:
-    wanted = sorted(selector.items())
-
-    def check(c: Candidate) -> str | None:
-        for key, value in wanted:
-            if topology.value_of(c.node, key) != value:
-                return f"node selector asks for {key}={value}"
-        return None
+def _equals(key: str, wanted: str) -> Check:
+    def check(value: str | None) -> str | None:
+        return None if value == wanted else f"node selector asks for {key}={wanted}"
 
     return check
 
 
 def _locality(regions: tuple[str, ...], zones: tuple[str, ...]) -> Check:
-    def check(c: Candidate) -> str | None:
-        if regions and c.node.region not in regions:
+    def check(place: tuple[str, str]) -> str | None:
+        region, zone = place
+        if regions and region not in regions:
             return f"not in the required regions {', '.join(regions)}"
-        if zones and c.node.zone not in zones:
+        if zones and zone not in zones:
             return f"not in the required zones {', '.join(zones)}"
         return None
 
@@ -162,9 +174,9 @@ def _runtime(spec: WorkloadSpec) -> Check:
                 needs[f"no runtime class {name}"] = _RUNTIME_OF_CLASS.get(name, (name,))
                 break
 
-    def check(c: Candidate) -> str | None:
+    def check(runtimes: Any) -> str | None:
         for reason, names in needs.items():
-            found = [r for r in c.node.device.runtimes if r.name in names]
+            found = [r for r in runtimes if r.name in names]
             if any(r.available for r in found):
                 continue
             detail = next((r.detail for r in found if r.detail), "")
@@ -186,8 +198,8 @@ def _needed_features(spec: WorkloadSpec) -> set[str]:
 
 
 def _features(needed: list[str]) -> Check:
-    def check(c: Candidate) -> str | None:
-        features = {f.name: f for f in c.node.device.features}
+    def check(value: Any) -> str | None:
+        features = {f.name: f for f in value}
         for name in needed:
             found = features.get(name)
             if found is None or not found.available:
@@ -209,49 +221,40 @@ _FORMAT: Final[dict[str, Callable[[int], str]]] = {
 }
 
 
-def room_filters(fragment: ResourceAmounts) -> tuple[Filter, ...]:
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The filter of one resource that a replica asks for."""
+
+    resource: str
+    row: int  # its place among `amounts.ACCOUNTED`
+    ask: int
+
+    @property
+    def name(self) -> str:
+        return self.resource.partition("_")[0]
+
+    @property
+    def always(self) -> bool:
+        """Whether a device that states none of it has none."""
+        return self.resource in amounts.ALWAYS_LIMITED
+
+    def lacks(self, *, used: int, capacity: int) -> bool:
+        return self.ask > capacity - used and (capacity > 0 or self.always)
+
+    def reason(self, *, free: int, nodes: int) -> str:
+        """In words, for nodes of which none has more free than `free`."""
+        write = _FORMAT[self.resource]
+        least = "" if nodes == 1 else "at most "
+        return f"insufficient {self.name}: asks {write(self.ask)}, free {least}{write(max(0, free))}"
+
+
+def rooms(fragment: ResourceAmounts) -> tuple[Room, ...]:
     """One filter for each resource that a replica asks for."""
-    return tuple(_room(name, getattr(fragment, name)) for name in amounts.ACCOUNTED if getattr(fragment, name))
+    asked = ((name, row, getattr(fragment, name)) for row, name in enumerate(amounts.ACCOUNTED))
+    return tuple(Room(name, row, ask) for name, row, ask in asked if ask)
 
 
-def _room(resource: str, ask: int) -> Filter:
-    word = resource.partition("_")[0]
-    write = _FORMAT[resource]
-    always = resource in amounts.ALWAYS_LIMITED
-    insufficient = f"insufficient {word}"
-
-    def check(c: Candidate) -> str | None:
-        capacity: int = getattr(c.node.device.capacity, resource)
-        if getattr(c.used, resource) + ask <= capacity or not (capacity or always):
-            return None
-        return insufficient
-
-    def describe(rejected: Sequence[Candidate]) -> str:
-        free = [max(0, getattr(c.node.device.capacity, resource) - getattr(c.used, resource)) for c in rejected]
-        return f"{insufficient}: asks {write(ask)}, free {'' if len(free) == 1 else 'at most '}{write(max(free))}"
-
-    return Filter(word, check, describe)
-
-
-def host_port_filter(ports: frozenset[tuple[int, str]]) -> Filter:
-    wanted = sorted(ports)
-
-    def check(c: Candidate) -> str | None:
-        return next((f"host port {p}/{proto} is taken" for p, proto in wanted if (p, proto) in c.ports), None)
-
-    return Filter("host_ports", check)
-
-
-# -- company ----------------------------------------------------------------------------------------------
-
-
-def anti_affinity_filter(term: AntiAffinity, *, workload: str, counts: Counter[str]) -> Filter:
-    """`counts` is how many replicas of the term's workload each place holds; it is read at every check, so that
-    the caller may let it grow."""
-
-    def check(c: Candidate) -> str | None:
-        if not counts[topology.domain_of(c.node, term.topology_key)]:
-            return None
-        return f"anti-affinity: {term.workload or workload} is in the same {term.topology_key}"
-
-    return Filter("anti_affinity", check)
+def host_port_reason(taken: Sequence[tuple[int, str]]) -> str:
+    """The words against a node where these of the ports asked for are held, of which there is at least one."""
+    port, protocol = min(taken)
+    return f"host port {port}/{protocol} is taken"

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import heapq
-from collections import Counter
+from bisect import insort
 from collections.abc import Collection, Mapping
 from typing import Final
 
+import numpy as np
+
 from cloudless.coordinator.core import amounts
-from cloudless.coordinator.core.scheduler import explain, filters, score, topology
-from cloudless.coordinator.core.scheduler.filters import Candidate, Filter
-from cloudless.coordinator.core.scheduler.score import Preferences, Spread, Weights
+from cloudless.coordinator.core.scheduler import columns, explain, filters, neighbours, score
+from cloudless.coordinator.core.scheduler.company import Term, company
+from cloudless.coordinator.core.scheduler.neighbours import Neighbours
+from cloudless.coordinator.core.scheduler.relations import relations_of
+from cloudless.coordinator.core.scheduler.score import Weights
+from cloudless.coordinator.core.scheduler.table import COST, NETWORK, Bools, Floats, Ints, table_of
+from cloudless.coordinator.core.scheduler.verdicts import Verdict, Verdicts, judge, judge_room
 from cloudless.coordinator.core.state import State
-from cloudless.core.model import (
-    CandidateScore,
-    FilterRejection,
-    NodeUsage,
-    PlacementDecision,
-    ReplicaPhase,
-    WorkloadRecord,
-)
+from cloudless.core.model import CandidateScore, NodeUsage, PlacementDecision, Taint, WorkloadRecord
+from cloudless.core.spec import ResourceAmounts, TaintEffect
 
 CANDIDATES_SHOWN: Final = 5
+_FRONT: Final = 64  # of the best nodes are kept in order
 
 
 def place(
@@ -37,16 +37,19 @@ def place(
     """Where `count` more replicas of the workload's present spec would go.
 
     `usage` is what nodes report live, by node id, for as many as are known. `ignoring` are ids of replicas that
-    are about to be replaced: they do not count for spread and anti-affinity (their fragments still do, until they
+    are about to be replaced: they do not count for spread and affinity (their fragments still do, until they
     are gone). A decision without a node says why in its summary and rejections, which cover every node. Nothing
     is reserved by this.
     """
-    board = Board(state, record, weights=weights, usage=usage, now_ms=now_ms, ignoring=ignoring)
+    board = Board(state, record, weights=weights, usage=usage, now_ms=now_ms, ignoring=ignoring, ids_max=None)
     return [board.place() for _ in range(count)]
 
 
 class Board:
-    """The working copy: every node with what is used of it, and how good it is for this workload."""
+    """The working copy: what every filter says of every node, and how good each is for this workload.
+
+    With `ids_max`, each rejection names that many nodes at most (and counts all); None: every one.
+    """
 
     def __init__(
         self,
@@ -57,65 +60,71 @@ class Board:
         usage: Mapping[str, NodeUsage],
         now_ms: int,
         ignoring: Collection[str] = (),
+        ids_max: int | None = explain.NODE_IDS_STORED,
     ) -> None:
-        self._record = record
         self._spec = record.spec
         self._weights = weights
-        self._usage = usage
         self._now_ms = now_ms
         self._fragment = amounts.fragment_of(record.spec)
         self._ports = amounts.host_ports_of(record.spec)
-        self._candidates = [self._candidate(state, node_id) for node_id in sorted(state.nodes)]
-        self._count_own(state, ignoring)
-        self._own_counts: list[tuple[str, Counter[str]]] = []  # by topology key, of the workload itself
-        self._static = filters.static_filters(self._spec)
-        self._dynamic = self._dynamic_filters(state, ignoring)
-        self._filters = (*self._static, *self._dynamic)
-        self._static_failing = {c.node.id: _failing(self._static, c) for c in self._candidates}
-        self._soft = self._preferences(state, ignoring)
-        self._fixed: dict[str, tuple[float, float, float, float]] = {}  # terms that placing does not change
-        self._base: dict[str, float] = {}  # S of each feasible candidate as of now
-        for candidate in self._candidates:
-            self._check(candidate)
-        self._rejections: tuple[FilterRejection, ...] | None = None
-        self._obstacles = ""
+        self.table = table = table_of(state, usage)
+        around = company(state, record, relations_of(state), ignoring=ignoring)
+        static = judge(table, filters.static_filters(record.spec, record.metadata.namespace))
+        self._terms = self._neighbours(around.terms, static)
+        companies = neighbours.verdicts(self._terms, nodes=len(table))
+        rooms = [judge_room(table, room) for room in filters.rooms(self._fragment)]
+        self._port_verdict = self._judge_ports(state)
+        ports = [] if self._port_verdict is None else [self._port_verdict]
+        self.verdicts = Verdicts(table, (*static, *rooms, *ports, *(v for v, _ in companies)), ids_max=ids_max)
+        self._blocked: Bools = self.verdicts.blocked()
+        self._feasible = len(table) - int(np.count_nonzero(self._blocked))
+        # What changes with each replica that is placed, beside the node that it is placed on.
+        self._moving_verdicts = [(v, terms) for v, terms in companies if any(t.term.own for t in terms)]
+        self._soft = [each for each in self._terms if not each.term.required]
+        self._moving_points = any(each.term.own for each in self._soft)
+        self._preference_weight = score.preference_weight(len(self._soft))
+        self._set_scores(around.own, around.failed_on)
+        self._used: dict[int, ResourceAmounts] = {}  # of the nodes that were placed on
+        self._scores: dict[int, tuple[float, float, CandidateScore]] = {}
+        self._front: list[tuple[float, int]] = []  # the best nodes in order, as (-total, row)
+        self._cutoff: tuple[float, int] | None = None  # all others come after it; None: there are no others
+        self._refill()
         self._nowhere: PlacementDecision | None = None
 
     def place(self) -> PlacementDecision:
         """Puts one replica on the best node of the working copy, or says why there is none."""
         if self._nowhere is not None:
             return self._nowhere  # nothing was placed since, so nothing is different
-        feasible = [c for c in self._candidates if not c.failing]
-        if self._rejections is None:
-            self._rejections = explain.rejections(self._filters, self._candidates)
-            self._obstacles = explain.obstacles(self._candidates)
-        if not feasible:
-            self._nowhere = self._decision("", (), f"no node fits: {self._obstacles or 'there are no nodes'}")
+        rejections, obstacles = self.verdicts.rejections(), self.verdicts.obstacles()
+        considered = len(self.table)
+        if not self._feasible:
+            summary = f"no node fits: {obstacles or 'there are no nodes'}"
+            self._nowhere = PlacementDecision("", (), rejections, considered, self._now_ms, summary)
             return self._nowhere
-        ranked = heapq.nsmallest(CANDIDATES_SHOWN, [(-self._total(c), c.node.id, c) for c in feasible])
-        chosen = ranked[0][2]
-        shown = tuple(self._score(c) for _, _, c in ranked)
-        others = f"; {self._obstacles}" if self._obstacles else ""
-        summary = f"placed on {chosen.node.id}: score {shown[0].total:.3f}, best of {len(feasible)}{others}"
-        decision = self._decision(chosen.node.id, shown, summary)
-        self._take(chosen)
-        return decision
+        if len(self._front) < CANDIDATES_SHOWN and self._cutoff is not None:
+            self._refill()
+        ranked = self._front[:CANDIDATES_SHOWN]
+        shown = tuple(self._score(row) for _, row in ranked)
+        node_id = shown[0].node_id
+        others = f"; {obstacles}" if obstacles else ""
+        summary = f"placed on {node_id}: score {shown[0].total:.3f}, best of {self._feasible}{others}"
+        self._take(ranked[0][1])
+        return PlacementDecision(node_id, shown, rejections, considered, self._now_ms, summary)
 
     def place_on(self, node_id: str) -> PlacementDecision:
         """Puts one replica on this node of the working copy, or says why it cannot be there."""
-        chosen = next((c for c in self._candidates if c.node.id == node_id), None)
-        if chosen is None or chosen.failing:
-            rejected = [] if chosen is None else [chosen]
-            why = explain.obstacles(rejected) or "it was removed"
-            rejections = explain.rejections(self._filters, rejected)
+        row = self.table.index.get(node_id)
+        if row is None or self._blocked[row]:
+            against = [] if row is None else self.verdicts.at(row)
+            why = explain.obstacles({against[0].name: 1}) if against else "it was removed"
             return PlacementDecision(
-                rejections=rejections,
+                rejections=() if row is None else self.verdicts.rejections_at(row),
                 nodes_considered=1,
                 decided_at_ms=self._now_ms,
                 summary=f"cannot run on its node: {why}",
             )
-        shown = self._score(chosen)
-        self._take(chosen)
+        shown = self._score(row)
+        self._take(row)
         return PlacementDecision(
             node_id=node_id,
             candidates=(shown,),
@@ -124,138 +133,172 @@ class Board:
             summary=f"placed on {node_id}, as on each matching node",
         )
 
-    def _decision(self, node_id: str, shown: tuple[CandidateScore, ...], summary: str) -> PlacementDecision:
-        return PlacementDecision(
-            node_id=node_id,
-            candidates=shown,
-            rejections=self._rejections or (),
-            nodes_considered=len(self._candidates),
-            decided_at_ms=self._now_ms,
-            summary=summary,
-        )
-
     # -- set-up -------------------------------------------------------------------------------------------
 
-    def _candidate(self, state: State, node_id: str) -> Candidate:
-        ports = state.host_ports_on(node_id) if self._ports else set()
-        return Candidate(state.nodes[node_id], state.reserved.get(node_id, amounts.NOTHING), ports)
+    def _neighbours(self, terms: list[Term], static: list[Verdict]) -> list[Neighbours]:
+        if not terms:
+            return []
+        eligible = np.ones(len(self.table), np.bool_)
+        for verdict in static:
+            eligible &= verdict.codes == 0
+        rows = np.flatnonzero(eligible)
+        return [Neighbours(self.table, term, eligible=rows) for term in terms]
 
-    def _count_own(self, state: State, ignoring: Collection[str]) -> None:
-        own = self._counts(state, "node", ignoring)
-        for candidate in self._candidates:
-            candidate.own = own[candidate.node.id]
+    def _judge_ports(self, state: State) -> Verdict | None:
+        if not self._ports:
+            return None
+        codes, reasons = np.zeros(len(self.table), np.int32), []
+        for row, taken in self.table.holders(state, self._ports).items():
+            reason = filters.host_port_reason(taken)
+            if reason not in reasons:
+                reasons.append(reason)
+            codes[row] = reasons.index(reason) + 1
+        return Verdict("host_ports", codes, reasons)
 
-    def _counts(self, state: State, topology_key: str, ignoring: Collection[str], workload: str = "") -> Counter[str]:
-        name = self._record.metadata.name
-        return topology.replicas_by_domain(
-            state,
-            namespace=self._record.metadata.namespace,
-            workload=workload or name,
-            topology_key=topology_key,
-            generation=self._record.generation if workload in ("", name) else None,
-            ignoring=ignoring,
+    def _set_scores(self, own: Mapping[str, int], failed_on: Collection[str]) -> None:
+        table, weights = self.table, self._weights
+        self._own: Ints = np.zeros(len(table), np.int64)
+        for node_id, count in own.items():
+            self._own[table.index[node_id]] = count
+        self._locality = columns.locality(table, self._spec.placement)
+        self._reliability = columns.reliability(table, now_ms=self._now_ms)
+        self._utilization = columns.utilization(table, self._fragment, own=self._own, wanted=self._spec.replicas)
+        self._base: Floats = (
+            weights.locality * self._locality
+            + weights.reliability * self._reliability
+            + weights.cost * table.judged[COST]
+            + weights.utilization * self._utilization
+            - weights.network * table.judged[NETWORK]
+        )
+        failed: Floats = np.zeros(len(table))
+        for node_id in failed_on:
+            failed[table.index[node_id]] = score.points(1)
+        self._failed = failed
+        taints = table.facet("taints")
+        points = [score.points(self._avoided(value)) for value in taints.values]
+        self._tainted: Floats = np.array(points, np.float64)[taints.codes] if any(points) else np.zeros(len(table))
+        self._weigh()
+
+    def _avoided(self, taints: tuple[Taint, ...]) -> int:
+        """How many taints ask to avoid the node, if there is another."""
+        tolerations = self._spec.placement.tolerations
+        return sum(
+            taint.effect is TaintEffect.PREFER_NO_SCHEDULE and not filters.tolerates(tolerations, taint)
+            for taint in taints
         )
 
-    def _dynamic_filters(self, state: State, ignoring: Collection[str]) -> tuple[Filter, ...]:
-        found = list(filters.room_filters(self._fragment))
-        if self._ports:
-            found.append(filters.host_port_filter(self._ports))
-        name = self._record.metadata.name
-        for term in self._spec.placement.anti_affinity:
-            if term.required:
-                counts = self._counts(state, term.topology_key, ignoring, term.workload)
-                found.append(filters.anti_affinity_filter(term, workload=name, counts=counts))
-                if term.workload in ("", name):
-                    self._own_counts.append((term.topology_key, counts))
-        self._exclusive = bool(self._own_counts)
-        return tuple(found)
-
-    def _preferences(self, state: State, ignoring: Collection[str]) -> Preferences:
-        placement = self._spec.placement
-        name = self._record.metadata.name
-        eligible = [c.node for c in self._candidates if not self._static_failing[c.node.id]]
-        spread = []
-        for constraint in placement.spread:
-            counts = self._counts(state, constraint.topology_key, ignoring)
-            places = frozenset(topology.domain_of(node, constraint.topology_key) for node in eligible)
-            spread.append(Spread(constraint, counts, places))
-            self._own_counts.append((constraint.topology_key, counts))
-        apart = []
-        for term in placement.anti_affinity:
-            if not term.required:
-                counts = self._counts(state, term.topology_key, ignoring, term.workload)
-                apart.append((term, counts))
-                if term.workload in ("", name):
-                    self._own_counts.append((term.topology_key, counts))
-        failed = frozenset(
-            r.node_id
-            for r in state.replicas_of(self._record.metadata.namespace, name)
-            if r.status.phase is ReplicaPhase.FAILED
-        )
-        return Preferences(self._spec, spread, apart, failed)
+    def _weigh(self) -> None:
+        """The preference term of all nodes, and with it their totals."""
+        points: Floats = np.zeros(len(self.table))
+        for each in self._soft:
+            points = points + each.points()
+        self._preference: Floats = (points + self._failed + self._tainted) / self._preference_weight
+        self._totals: Floats = self._base - self._preference_weight * self._preference
 
     # -- while placing ------------------------------------------------------------------------------------
 
-    def _check(self, candidate: Candidate) -> None:
-        candidate.failing = (*self._static_failing[candidate.node.id], *_failing(self._dynamic, candidate))
+    def _refill(self) -> None:
+        totals = np.where(self._blocked, -np.inf, self._totals)
+        self._front = _best(totals, min(_FRONT, self._feasible))
+        self._cutoff = self._front[-1] if self._feasible > len(self._front) else None
 
-    def _take(self, chosen: Candidate) -> None:
-        chosen.used = amounts.plus(chosen.used, self._fragment)
-        chosen.ports |= self._ports
-        chosen.own += 1
-        self._base.pop(chosen.node.id, None)
-        for key, counts in self._own_counts:
-            counts[topology.domain_of(chosen.node, key)] += 1
-        for spread in self._soft.spread:
-            spread.recount()
-        for candidate in self._candidates if self._exclusive else (chosen,):
-            before = candidate.failing
-            self._check(candidate)
-            if candidate.failing != before:
-                self._rejections = None
+    def _take(self, row: int) -> None:
+        self._nowhere = None
+        used = self._used.get(row)
+        if used is None:
+            used = ResourceAmounts(*self.table.used[:, row].tolist())
+        self._used[row] = used = amounts.plus(used, self._fragment)
+        self._own[row] += 1
+        fits = self.verdicts.take(row)
+        if self._port_verdict is not None:
+            fits = False
+            self._close_ports(self._port_verdict, row)
+        self._rescore(row, used)
+        for each in self._terms:
+            each.take(row)
+        if self._moving_verdicts or self._moving_points:
+            self._reconsider()
+        else:
+            self._settle(row, fits=fits)
 
-    def _terms(self, candidate: Candidate) -> tuple[float, float, float, float]:
-        found = self._fixed.get(candidate.node.id)
-        if found is None:
-            node, usage = candidate.node, self._usage.get(candidate.node.id)
-            found = (
-                score.locality(node, usage, self._spec),
-                score.reliability(node, now_ms=self._now_ms),
-                score.cost(node, usage),
-                score.network_penalty(node, usage),
-            )
-            self._fixed[candidate.node.id] = found
-        return found
+    def _close_ports(self, verdict: Verdict, row: int) -> None:
+        reason = filters.host_port_reason(sorted(self._ports))
+        if reason not in verdict.reasons:
+            verdict.reasons.append(reason)
+        verdict.codes[row] = verdict.reasons.index(reason) + 1
+        verdict.rows = None
 
-    def _total(self, candidate: Candidate) -> float:
-        base = self._base.get(candidate.node.id)
-        if base is None:
-            locality, reliability, cost, network = self._terms(candidate)
-            base = score.formula(
-                locality=locality,
-                reliability=reliability,
-                cost=cost,
-                utilization=score.utilization(candidate, self._fragment, wanted=self._spec.replicas),
-                network=network,
-                weights=self._weights,
-            )
-            self._base[candidate.node.id] = base
-        return base - self._soft.weight * self._soft.penalty(candidate.node)
-
-    def _score(self, candidate: Candidate) -> CandidateScore:
-        locality, reliability, cost, network = self._terms(candidate)
-        shown = score.terms(
-            locality=locality,
-            reliability=reliability,
-            cost=cost,
-            utilization=score.utilization(candidate, self._fragment, wanted=self._spec.replicas),
-            network=network,
-            preference=self._soft.penalty(candidate.node),
-            preference_weight=self._soft.weight,
+    def _rescore(self, row: int, used: ResourceAmounts) -> None:
+        capacity = self.table.nodes[row].device.capacity
+        value = score.utilization(used, self._fragment, capacity, own=int(self._own[row]), wanted=self._spec.replicas)
+        self._utilization[row] = value
+        self._base[row] = score.formula(
+            locality=float(self._locality[row]),
+            reliability=float(self._reliability[row]),
+            cost=float(self.table.judged[COST, row]),
+            utilization=value,
+            network=float(self.table.judged[NETWORK, row]),
             weights=self._weights,
         )
-        return CandidateScore(candidate.node.id, self._total(candidate), shown)
+        self._totals[row] = self._base[row] - self._preference_weight * self._preference[row]
+
+    def _settle(self, row: int, *, fits: bool) -> None:
+        """Only the node that was placed on is another one now."""
+        position = next((i for i, (_, at) in enumerate(self._front) if at == row), None)
+        if position is not None:
+            del self._front[position]
+        if fits:
+            entry = (-float(self._totals[row]), row)
+            if self._cutoff is None or entry <= self._cutoff:
+                insort(self._front, entry)
+        else:
+            self._blocked[row] = True
+            self._feasible -= 1
+            self.verdicts.fell(row)
+
+    def _reconsider(self) -> None:
+        """Any node may be another one now."""
+        for verdict, terms in self._moving_verdicts:
+            codes = neighbours.judge(terms, nodes=len(self.table))
+            if not np.array_equal(codes, verdict.codes):
+                self.verdicts.replaced(verdict, codes)
+        blocked = self.verdicts.blocked()
+        if not np.array_equal(blocked, self._blocked):
+            self._blocked = blocked
+            self.verdicts.recount()
+        self._feasible = len(self.table) - int(np.count_nonzero(blocked))
+        if self._moving_points:
+            self._weigh()
+        self._refill()
+
+    def _score(self, row: int) -> CandidateScore:
+        utilization, preference = float(self._utilization[row]), float(self._preference[row])
+        known = self._scores.get(row)
+        if known is not None and known[:2] == (utilization, preference):
+            return known[2]
+        shown = score.terms(
+            locality=float(self._locality[row]),
+            reliability=float(self._reliability[row]),
+            cost=float(self.table.judged[COST, row]),
+            utilization=utilization,
+            network=float(self.table.judged[NETWORK, row]),
+            preference=preference,
+            preference_weight=self._preference_weight,
+            weights=self._weights,
+        )
+        made = CandidateScore(self.table.ids[row], float(self._totals[row]), shown)
+        self._scores[row] = (utilization, preference, made)
+        return made
 
 
-def _failing(checks: tuple[Filter, ...], candidate: Candidate) -> tuple[tuple[str, str], ...]:
-    return tuple((f.name, reason) for f in checks if (reason := f.check(candidate)) is not None)
+def _best(values: Floats, count: int) -> list[tuple[float, int]]:
+    """The rows of the `count` highest values as (-value, row), best first; the first rows among equals."""
+    if not count:
+        return []
+    if count < len(values):
+        least = np.partition(values, len(values) - count)[len(values) - count]
+        above = np.flatnonzero(values > least)
+        rows = np.concatenate((above, np.flatnonzero(values == least)[: count - len(above)]))
+    else:
+        rows = np.arange(len(values))
+    return sorted(zip((-values[rows]).tolist(), rows.tolist(), strict=True))

@@ -1,13 +1,11 @@
-"""Where a node is, in the words of a spec, and how many replicas share a place."""
+"""Where a node is, in the words of a spec."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Final
 
-from cloudless.coordinator.core.state import State
-from cloudless.core.model import Node, Replica, ReplicaPhase
+from cloudless.core.model import Node
 
 _NODE_KEYS: Final = ("node", "hostname")
 
@@ -54,33 +52,3 @@ def domain_of(node: Node, topology_key: str) -> str:
     if topology_key == "zone":
         return f"{node.region}/{node.zone}"  # zones of two regions may have the same name
     return value_of(node, topology_key) or ""
-
-
-def replicas_by_domain(
-    state: State,
-    *,
-    namespace: str,
-    workload: str,
-    topology_key: str,
-    generation: int | None,
-    ignoring: Collection[str],
-) -> Counter[str]:
-    """How many replicas of a workload each place holds.
-
-    With a generation, only its replicas count that are to stay: a rollout spreads the new replicas among
-    themselves and is not held up by the old ones. Without one, everything counts that is still there.
-    """
-    counts: Counter[str] = Counter()
-    for replica_id in state.replicas_by_workload.get((namespace, workload), ()):
-        replica = state.replicas[replica_id]
-        node = state.nodes.get(replica.node_id)
-        if node is None or replica_id in ignoring or not _counts(replica, generation):
-            continue
-        counts[domain_of(node, topology_key)] += 1
-    return counts
-
-
-def _counts(replica: Replica, generation: int | None) -> bool:
-    if replica.status.phase is ReplicaPhase.LOST:
-        return False
-    return generation is None or (replica.generation == generation and not replica.stopping)
