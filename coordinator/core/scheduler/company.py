@@ -64,9 +64,9 @@ def company(state: State, record: WorkloadRecord, related: Related, *, ignoring:
             own[replica.node_id] += 1
     terms = []
     for each in placement.spread:
-        key, skew = each.topology_key, max(1, each.max_skew)
-        reason = f"spread: one more here would exceed a skew of {skew} over {key}"
-        terms.append(Term("spread", key, each.required, 1.0, True, Counter(own), reason, skew))
+        over, skew = each.topology_key, max(1, each.max_skew)
+        reason = f"spread: one more here would exceed a skew of {skew} over {over}"
+        terms.append(Term("spread", over, each.required, 1.0, True, Counter(own), reason, skew))
     for term in placement.anti_affinity:
         counts, itself = _counted(state, record, related, term, own, ignoring)
         reason = f"anti-affinity: {_who(term, name)} is in the same {term.topology_key}"
