@@ -12,6 +12,7 @@ import dataclasses
 from functools import cache
 from typing import Any, Final, TypeVar
 
+from cloudless.core.leases import LEASE_MS
 from cloudless.core.replacing import replace
 from cloudless.core.spec import (
     AntiAffinity,
@@ -50,7 +51,9 @@ HTTP_PROBE: Final = HttpProbe(path="/", scheme="HTTP")
 BACKOFF: Final = Backoff(initial_ms=1000, max_ms=5 * 60_000, reset_ms=10 * 60_000)
 ROLLOUT: Final = Rollout(strategy=RolloutStrategy.ROLLING_UPDATE, max_surge=1)
 _ROLLOUT_WITHOUT_SURGE: Final = replace(ROLLOUT, max_surge=0)
-DISRUPTION: Final = Disruption(offline_grace_ms=30_000, on_reconnect=ReconnectRule.KEEP_OLDEST)
+DISRUPTION: Final = Disruption(
+    offline_grace_ms=30_000, on_reconnect=ReconnectRule.KEEP_OLDEST, lease_duration_ms=LEASE_MS
+)
 TERMINATION: Final = Termination(grace_period_ms=10_000)
 
 T = TypeVar("T")

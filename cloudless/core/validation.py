@@ -17,6 +17,7 @@ from cloudless.core.container_rules import (
     security_violations,
 )
 from cloudless.core.labels import NAME_LENGTH_MAX, is_dns_label, is_label_key, is_label_value
+from cloudless.core.lease_rules import lease_violations
 from cloudless.core.spec import (
     AntiAffinity,
     Metadata,
@@ -133,8 +134,7 @@ def _spec(spec: WorkloadSpec) -> Iterator[Violation]:
     yield from _restart_policy(spec.restart_policy)
     yield from _rollout(spec)
     yield from duration(spec.disruption.offline_grace_ms, "spec.disruption.offlineGrace")
-    if spec.disruption.lease_duration_ms:
-        yield unsupported("spec.disruption.leaseDuration", "leaseDuration", "leave it out; a node keeps what it runs")
+    yield from lease_violations(spec.disruption)
     yield from duration(spec.termination.grace_period_ms, "spec.termination.gracePeriod")
     if spec.security_context is not None:
         path = "spec.securityContext"

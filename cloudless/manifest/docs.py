@@ -147,7 +147,8 @@ DOCS: Final[Mapping[Any, Mapping[str, str]]] = {
     spec.Disruption: {
         "offline_grace_ms": "Time for which a node may be away before its replicas are replaced.",
         "on_reconnect": "Which copy stays when a node returns whose replica was replaced.",
-        "lease_duration_ms": "Time for which a node without a coordinator keeps its replicas running.",
+        "lease_duration_ms": "Time for which a node without a coordinator keeps its replicas running, and starts them "
+        "again after a reboot; they stop when it is over.",
     },
     spec.Termination: {
         "grace_period_ms": "Time between the request to stop (SIGTERM) and being killed.",

@@ -19,7 +19,6 @@ from typing import Any, Final, Literal, Union
 from cloudless.core.fields import KEY, KIND
 from cloudless.core.spec import (
     Container,
-    Disruption,
     EnvVar,
     Metadata,
     Placement,
@@ -87,7 +86,6 @@ NOT_YET: Final[Mapping[type, frozenset[str]]] = {
     WorkloadSpec: frozenset({"schedule", "completion"}),
     Placement: frozenset({"affinity"}),
     Rollout: frozenset({"progress_deadline_ms", "auto_rollback", "canary"}),
-    Disruption: frozenset({"lease_duration_ms"}),
     Termination: frozenset({"pre_stop"}),
 }
 

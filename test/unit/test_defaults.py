@@ -38,6 +38,7 @@ def test_an_empty_workload() -> None:
     backoff = spec.restart_policy.backoff
     assert (backoff.initial_ms, backoff.max_ms, backoff.reset_ms) == (1000, 300_000, 600_000)
     assert spec.disruption.offline_grace_ms == 30_000
+    assert spec.disruption.lease_duration_ms == 24 * 3_600_000
 
 
 @pytest.mark.parametrize(

@@ -172,9 +172,13 @@ CASES: dict[str, tuple[str, str, int, str, str, str]] = {
         "", "  disruption: {offlineGrace: 9000h}\n", 9, "spec.disruption.offlineGrace",
         "the duration is longer than 366 days", "use a shorter duration",
     ),
-    "lease that nothing would keep": (
-        "", "  disruption: {leaseDuration: 24h}\n", 9, "spec.disruption.leaseDuration",
-        "leaseDuration is not supported by this version", "leave it out; a node keeps what it runs",
+    "lease that could not be renewed": (
+        "", "  disruption: {leaseDuration: 9s}\n", 9, "spec.disruption.leaseDuration",
+        "the lease is too short to be renewed in time", "use a duration from 10s to 2160h",
+    ),
+    "lease that would not end": (
+        "", "  disruption: {leaseDuration: 2161h}\n", 9, "spec.disruption.leaseDuration",
+        "the lease is longer than 90 days", "use a duration from 10s to 2160h",
     ),
     "rollback that nothing would do": (
         "", "  rollout: {autoRollback: true}\n", 9, "spec.rollout.autoRollback",
