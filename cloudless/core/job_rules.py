@@ -25,6 +25,7 @@ from cloudless.core.violations import Violation, bounded, duration
 COMPLETIONS_MAX: Final = 10_000
 PARALLELISM_MAX: Final = 1_000
 HISTORY_MAX: Final = 50
+RUN_RETRIES: Final = 6  # failures that a run survives, where restartPolicy.maxRetries is not stated
 RUN_TYPES: Final = (WorkloadType.JOB, WorkloadType.CRON)
 
 

@@ -95,9 +95,11 @@ def template_of(spec: WorkloadSpec) -> WorkloadSpec:
     """The part of a spec that replicas run. Two specs with equal templates need no replacement of replicas.
 
     Left out is what only the coordinator acts on: how many replicas, in which order they are replaced, their
-    priority, and what happens when a node goes away.
+    priority, what happens when a node goes away, when runs are due and what they are.
     """
-    return replace(spec, replicas=0, priority=0, rollout=Rollout(), disruption=Disruption())
+    return replace(
+        spec, replicas=0, priority=0, rollout=Rollout(), disruption=Disruption(), schedule=None, completion=None
+    )
 
 
 def host_ports_of(spec: WorkloadSpec) -> frozenset[tuple[int, str]]:

@@ -10,6 +10,7 @@ from typing import Final
 
 from cloudless.coordinator.core import amounts
 from cloudless.coordinator.core.apply_rollouts import record_progress, roll_back
+from cloudless.coordinator.core.apply_runs import expire, may_place, take_runs
 from cloudless.coordinator.core.commands import ApplyPlan, PlannedReplica
 from cloudless.coordinator.core.outcome import ApplyResult
 from cloudless.coordinator.core.state import spec_of_generation
@@ -59,11 +60,17 @@ def _carry_out(t: Transition, record: WorkloadRecord, command: ApplyPlan) -> Non
             roll_back(t, record, progress)
             return  # the rest of the plan was for the generation that is given up
         record = record_progress(t, record, progress)
+    if command.expired:
+        expire(t, record)
+        return
+    record = take_runs(t, record, command)
     _stop(t, record, command)
     if record.deleting:
         return
     preempt(t, record, command)
     for planned in command.replicas:
+        if not may_place(record, planned):
+            continue
         if planned.generation == record.generation:
             _place(t, record, planned, record.spec)
         elif progress is not None and (spec := spec_of_generation(record, planned.generation)) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloudless.coordinator.core import lifecycle
+from cloudless.coordinator.core import amounts, lifecycle, runs
 from cloudless.coordinator.core.commands import ReportedReplica, ReportReplicas
 from cloudless.coordinator.core.outcome import ApplyResult
 from cloudless.coordinator.core.transition import Transition
@@ -49,6 +49,7 @@ def _report(t: Transition, node_id: str, report: ReportedReplica) -> str:
             replica,
             status=report.status,
             phase_since_ms=replica.phase_since_ms if phase is was else t.now_ms,
+            fragment=amounts.NOTHING if replica.run and phase in runs.ENDED else replica.fragment,
         )
     )
     _tell(t, replica, report.status)

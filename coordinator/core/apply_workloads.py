@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cloudless.coordinator.core import amounts, rollouts
+from cloudless.coordinator.core import amounts, rollouts, runs
 from cloudless.coordinator.core.commands import DeleteWorkload, PutWorkload, RestartWorkload, ScaleWorkload
 from cloudless.coordinator.core.outcome import ApplyResult
 from cloudless.coordinator.core.transition import Transition
@@ -33,11 +33,10 @@ def put_workload(t: Transition, command: PutWorkload) -> ApplyResult:
     resource = _resource(metadata)
     if before is None:
         first = WorkloadRevision(1, spec, t.now_ms)
-        t.put_workload(
-            WorkloadRecord(
-                metadata, spec, generation=1, created_at_ms=t.now_ms, updated_at_ms=t.now_ms, history=(first,)
-            )
+        record = WorkloadRecord(
+            metadata, spec, generation=1, created_at_ms=t.now_ms, updated_at_ms=t.now_ms, history=(first,)
         )
+        t.put_workload(runs.scheduled_from(None, record, t.now_ms))
         t.emit("workload.created", resource, "created", namespace=metadata.namespace)
         return t.accepted("created")
     if before.deleting:
@@ -53,7 +52,8 @@ def put_workload(t: Transition, command: PutWorkload) -> ApplyResult:
     if same_spec:
         t.put_workload(record, metadata_only=True)
     else:
-        t.put_workload(_next_generation(t, record, spec) if restarts else _same_generation(record, spec))
+        record = _next_generation(t, record, spec) if restarts else _same_generation(record, spec)
+        t.put_workload(runs.scheduled_from(before, record, t.now_ms))
     t.emit("workload.updated", resource, "its replicas are replaced" if restarts else "updated in place",
            namespace=metadata.namespace)  # fmt: skip
     if restarts:
@@ -68,6 +68,12 @@ def scale_workload(t: Transition, command: ScaleWorkload) -> ApplyResult:
             f"workload {command.namespace}/{command.name} runs once on each matching node",
             reason="SystemWorkload",
             remedy="change its placement to change where it runs",
+        )
+    if before.spec.type in runs.RUN_TYPES:
+        raise FailedPrecondition(
+            f"workload {command.namespace}/{command.name} has runs, not replicas",
+            reason="HasRuns",
+            remedy="change its completion.parallelism or completion.completions",
         )
     _check_replicas(command.replicas)
     if before.spec.replicas == command.replicas:

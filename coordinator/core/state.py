@@ -15,6 +15,7 @@ from immutables import Map
 from cloudless.coordinator.core import amounts
 from cloudless.coordinator.core.bounded import BoundedLog
 from cloudless.coordinator.core.outcome import RememberedResult
+from cloudless.coordinator.core.runs import is_result
 from cloudless.core.model import (
     Coordinator,
     Event,
@@ -151,7 +152,7 @@ class State:
         for replica_id in self.replicas_by_node.get(node_id, ()):
             replica = self.replicas[replica_id]
             spec = self.spec_of(replica)
-            if spec is not None and replica.status.phase is not ReplicaPhase.LOST:
+            if spec is not None and replica.status.phase is not ReplicaPhase.LOST and not is_result(replica):
                 taken |= amounts.host_ports_of(spec)
         return taken
 

@@ -21,7 +21,6 @@ from cloudless.core.spec import (
     RolloutStrategy,
     TaintEffect,
     Toleration,
-    WorkloadType,
 )
 from cloudless.testing.fabric_model import MIB, NAMESPACE, Fabric, device, service
 
@@ -97,10 +96,12 @@ def test_plans_are_bounded_and_go_on():
     assert fabric.replicas("web") == []
 
 
-def test_unknown_deleted_and_foreign_workloads_need_no_plan():
+def test_unknown_and_deleted_workloads_need_no_plan():
     fabric = fabric_of("a")
-    assert plan(fabric).commands == ()
-    fabric.put("web", service(kind=WorkloadType.JOB))
+    assert plan(fabric) == type(plan(fabric))()
+    fabric.put("web", service())
+    fabric.settle()
+    fabric.apply(c.DeleteWorkload(*KEY))
     assert plan(fabric) == type(plan(fabric))()
 
 

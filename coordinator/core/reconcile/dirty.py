@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cloudless.coordinator.core.outcome import Change
+from cloudless.coordinator.core.runs import is_result
 from cloudless.coordinator.core.state import State, WorkloadKey
 from cloudless.core.model import ReplicaPhase
 
@@ -27,7 +28,7 @@ def dirty_keys(changes: Iterable[Change], state: State) -> set[WorkloadKey]:
         elif change.kind == "replica":
             keys.add((change.namespace, change.workload))
             replica = state.replicas.get(change.key)
-            room = room or replica is None or replica.status.phase is ReplicaPhase.LOST
+            room = room or replica is None or replica.status.phase is ReplicaPhase.LOST or is_result(replica)
         elif change.kind == "node":
             room = True
             keys.update(state.system_workloads)

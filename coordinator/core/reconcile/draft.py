@@ -13,6 +13,7 @@ from cloudless.coordinator.core.scheduler.plan import Board
 from cloudless.coordinator.core.scheduler.score import Weights
 from cloudless.coordinator.core.state import State
 from cloudless.core.model import (
+    JobRun,
     NodeUsage,
     PlacementDecision,
     Replica,
@@ -54,6 +55,9 @@ class Draft:
         self._rollout: RolloutProgress | None = None
         self._roll_back = False
         self._preemptions: list[PlannedStop] = []
+        self._runs: tuple[JobRun, ...] = ()
+        self._scheduled_until_ms = 0
+        self._expired = False
 
     def give_up(self, replicas: Iterable[Replica]) -> None:
         self._lost += [replica.id for replica in replicas]
@@ -66,6 +70,10 @@ class Draft:
         """What is to be remembered of the rollout; with `roll_back` the stable generation's spec comes back."""
         if progress != self.record.rollout or roll_back:
             self._rollout, self._roll_back = progress, roll_back
+
+    def note_runs(self, runs: Sequence[JobRun], *, scheduled_until_ms: int = 0, expired: bool = False) -> None:
+        """Runs that are new or changed, up to when due ones are decided, and whether the workload's time is over."""
+        self._runs, self._scheduled_until_ms, self._expired = tuple(runs), scheduled_until_ms, expired
 
     def board(self, ignoring: Iterable[Replica]) -> Board:
         """A working copy of the nodes to place on."""
@@ -140,4 +148,7 @@ class Draft:
             rollout=rollout,
             preemptions=tuple(self._preemptions),
             roll_back=self._roll_back,
+            runs=self._runs,
+            scheduled_until_ms=self._scheduled_until_ms,
+            expired=self._expired,
         )

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from cloudless.coordinator.core.commands import ApplyPlan, Command
 from cloudless.coordinator.core.reconcile import census as censuses
 from cloudless.coordinator.core.reconcile.draft import Draft
+from cloudless.coordinator.core.reconcile.jobs import plan_runs
 from cloudless.coordinator.core.reconcile.service import plan_service
 from cloudless.coordinator.core.reconcile.system import plan_system
+from cloudless.coordinator.core.runs import is_result
 from cloudless.coordinator.core.scheduler.score import Weights
 from cloudless.coordinator.core.state import State
 from cloudless.core.model import NodeUsage
@@ -49,13 +51,15 @@ def reconcile(
     deadlines = censuses.Deadlines(now_ms)
     census = censuses.take(state, record, deadlines)
     draft = Draft(state, record, census, weights=weights, usage=usage, now_ms=now_ms, id_seed=id_seed)
-    draft.give_up(census.lost)
+    draft.give_up(replica for replica in census.lost if not is_result(replica))
     if record.deleting:
         draft.give_up(census.given_up)
     elif record.spec.type is WorkloadType.SYSTEM:
         plan_system(draft, deadlines)
     elif record.spec.type in (WorkloadType.SERVICE, None):
         plan_service(draft, deadlines)
+    else:
+        plan_runs(draft, deadlines)
     command = draft.command()
     empty = ApplyPlan(namespace=namespace, workload=name)
     return Plan(() if command == empty else (command,), deadlines.earliest_ms)
