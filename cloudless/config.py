@@ -150,7 +150,13 @@ class StoreConfig:
 class SessionConfig:
     heartbeat_interval_ms: int = setting(1000, "How often an agent sends a heartbeat.")
     heartbeat_misses: int = setting(
-        4, "Heartbeats missed in a row after which a node is unreachable.", kinds.at_least(1)
+        4, "Heartbeats missed in a row after which a node's last word counts as old.", kinds.at_least(1)
+    )
+    silence_misses_min: int = setting(
+        2, "Heartbeats that a node on a steady link may miss before it is unreachable.", kinds.at_least(1)
+    )
+    silence_misses_max: int = setting(
+        20, "Heartbeats that a node on any link may miss before it is unreachable.", kinds.at_least(1)
     )
     node_lease_ms: int = setting(5 * 60_000, "How long a node may be unreachable before it is lost.")
 

@@ -87,8 +87,10 @@ class AgentSession:
         addresses: Callable[[], Sequence[str]],
         leaderless: Callable[[], bool],
         signer: Signer | None = None,
+        address: str = "",
     ) -> None:
         self.node_id = node_id
+        self.address = address
         self.instance_id = hello.instance_id[:_ID_LENGTH_MAX]
         self.boot_id = hello.boot_id[:_ID_LENGTH_MAX]
         self.usage: NodeUsage | None = None

@@ -1,8 +1,9 @@
 """Which nodes fell silent: what was heard of each, here or by another coordinator, and the transitions that follow.
 
 Leases are the leader's own, on its monotonic clock, and are never entries of the log; only transitions are. What a
-silence means is decided in `core.liveness`. A node has one contact, wherever its session is: an agent that moves from
-one coordinator to another within the grace was never away.
+silence means is decided in `core.liveness`, how long it may last is learned in `core.arrivals` by the coordinator that
+has the session, and told to the others. A node has one contact, wherever its session is: an agent that moves from one
+coordinator to another within the grace was never away.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import structlog
 from prometheus_client import Counter
 
 from cloudless.clock import Clock
 from cloudless.config import SessionConfig
+from cloudless.coordinator.core.arrivals import Arrivals, Weather
 from cloudless.coordinator.core.commands import ReportNode
 from cloudless.coordinator.core.liveness import (
     NO_CONTACT,
@@ -34,18 +37,29 @@ from cloudless.errors import CloudlessError
 
 log = structlog.get_logger(__name__)
 
-_LOOK_INTERVAL_MS_MIN = 100
+_LOOK_INTERVAL_MS_MIN = 20
 _LOOK_INTERVAL_MS_MAX = 10_000
 _PROPOSALS_AT_ONCE = 128
+_BREAK_GRACE_PERCENT = 170  # of the heartbeat interval, where there are several coordinators
 HERE = ""  # the holder of the sessions of this coordinator
 LEADERSHIP_LOST = "LeadershipLost"
 
 TRANSITIONS = Counter("cloudless_node_transitions_total", "Nodes recorded as unreachable or lost.", ["state"])
 
 
+class _Told(NamedTuple):
+    """Another coordinator's judgement of a node: the silence that it takes for its end, and whether that is over.
+    `current`: it is heard itself."""
+
+    patience_ms: int
+    silent: bool
+    current: bool = True
+
+
 class Leases:
     """The contacts of all coordinators with every node. Event loop only; `run` records who fell silent, while this
-    coordinator leads. `shared` says whether there are other coordinators."""
+    coordinator leads. `shared` says whether there are other coordinators; `on_silent` is told of a node with a session
+    here that fell silent, while another one leads."""
 
     def __init__(
         self,
@@ -55,12 +69,14 @@ class Leases:
         *,
         actor: str,
         shared: Callable[[], bool] = lambda: False,
+        on_silent: Callable[[str], None] = lambda node_id: None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._config = config
         self._actor = actor
         self._shared = shared
+        self._on_silent = on_silent
         interval_ms = config.heartbeat_interval_ms
         self._alone = Terms.of(
             heartbeat_interval_ms=interval_ms,
@@ -68,12 +84,16 @@ class Leases:
             node_lease_ms=config.node_lease_ms,
         )
         # An agent whose session broke has to find another coordinator first, and that one has to tell.
-        self._here = dataclasses.replace(self._alone, break_grace_ms=2 * interval_ms)
+        self._here = dataclasses.replace(self._alone, break_grace_ms=_BREAK_GRACE_PERCENT * interval_ms // 100)
         # What another coordinator heard is told once per interval.
         self._elsewhere = dataclasses.replace(
             self._here, heartbeat_timeout_ms=self._alone.heartbeat_timeout_ms + interval_ms
         )
         self._contacts: dict[str, Contact] = {}
+        self._arrivals: dict[str, Arrivals] = {}  # of the nodes that have, or had, a session here
+        self._weather = Weather()
+        self._told: dict[str, _Told] = {}  # what the coordinator that has a node's session has learned
+        self._said_silent: dict[str, int | None] = {}  # nodes that `on_silent` was told of, and when they were heard
         self._holders: dict[str, str] = {}  # the coordinator that has, or had last, the session of a node
         self._term: int | None = None  # the one in which this coordinator leads
         self._recording: dict[asyncio.Task[None], None] = {}
@@ -84,9 +104,15 @@ class Leases:
 
     # What happened. Times are monotonic; `holder` is the coordinator whose word it is.
 
-    def connected(self, node_id: str, *, at_ms: int, holder: str = HERE) -> None:
+    def connected(self, node_id: str, *, at_ms: int, holder: str = HERE, patience_ms: int = 0) -> None:
         """A session of the node began, and was last heard at `at_ms`. An older claim than the one that is known
-        changes nothing."""
+        changes nothing. `patience_ms`: see `heard`."""
+        if holder == HERE:
+            arrivals = self._arrivals_of(node_id)
+            arrivals.pause()
+            arrivals.arrived(at_ms=at_ms, interval_ms=self._config.heartbeat_interval_ms)
+        else:
+            self._told_of(node_id, at_ms=at_ms, patience_ms=patience_ms)
         known = self._contacts.get(node_id, NO_CONTACT)
         if holder != self._holders.get(node_id, holder) and known.connected and (known.heard_at_ms or 0) > at_ms:
             return
@@ -94,15 +120,38 @@ class Leases:
         self._holders[node_id] = holder
         self._judge_soon(node_id)
 
-    def heard(self, node_id: str, *, at_ms: int, holder: str = HERE) -> None:
+    def heard(self, node_id: str, *, at_ms: int, holder: str = HERE, patience_ms: int = 0) -> None:
         """A message came over its session. Of the holder, the newest word counts; another becomes the holder where it
-        heard the node later."""
+        heard the node later. `patience_ms`: the silence that the other coordinator takes for the node's end; 0: it does
+        not say."""
+        if holder == HERE:
+            arrivals = self._arrivals.get(node_id) or self._arrivals_of(node_id)
+            if arrivals.arrived(at_ms=at_ms, interval_ms=self._config.heartbeat_interval_ms):
+                self._weather.late(node_id, at_ms=at_ms)
+        else:
+            self._told_of(node_id, at_ms=at_ms, patience_ms=patience_ms)
         contact = self._contacts.get(node_id, NO_CONTACT)
         if self._holders.get(node_id, holder) == holder:
             self._holders[node_id] = holder
             self._contacts[node_id] = dataclasses.replace(contact, heard_at_ms=at_ms)
         elif at_ms > max(contact.heard_at_ms or 0, contact.broke_at_ms or 0):
             self.connected(node_id, at_ms=at_ms, holder=holder)
+
+    def _arrivals_of(self, node_id: str) -> Arrivals:
+        arrivals = self._arrivals.get(node_id)
+        told = self._told.pop(node_id, None)
+        if arrivals is None and told is not None and told.patience_ms:
+            arrivals = Arrivals.presumed(told.patience_ms, interval_ms=self._config.heartbeat_interval_ms)
+        if arrivals is None:
+            arrivals = Arrivals()
+        self._arrivals[node_id] = arrivals
+        return arrivals
+
+    def _told_of(self, node_id: str, *, at_ms: int, patience_ms: int) -> None:
+        silent = 0 < patience_ms <= self._clock.monotonic_ms() - at_ms
+        self._told[node_id] = _Told(patience_ms, silent)
+        if silent:
+            self._judge_soon(node_id)
 
     def disconnected(self, node_id: str, *, left: str, holder: str = HERE) -> None:
         """Its session ended; `left` is why it said goodbye, empty when it did not. Says nothing where the node is
@@ -133,11 +182,15 @@ class Leases:
             contact = self._contacts.get(node_id, NO_CONTACT)
             if its_holder == holder and contact.connected:
                 self._contacts[node_id] = dataclasses.replace(contact, heard_at_ms=now_ms)
+                if (told := self._told.get(node_id)) is not None:
+                    self._told[node_id] = told._replace(silent=False, current=False)
 
     def forget(self, node_id: str) -> None:
         """The node was removed."""
-        self._contacts.pop(node_id, None)
-        self._holders.pop(node_id, None)
+        tables: tuple[dict[str, Any], ...]
+        tables = (self._contacts, self._holders, self._arrivals, self._told, self._said_silent)
+        for table in tables:
+            table.pop(node_id, None)
 
     def began_to_lead(self, heard: Mapping[str, tuple[str, int]]) -> None:
         """Leases are the leader's: a new one has to hear of every node first. `heard`: the holder of each connected
@@ -164,7 +217,7 @@ class Leases:
         while True:
             self._judge_due.clear()
             term = self._term
-            verdicts = self._look() if term is not None else []
+            verdicts = self._look() if term is not None else self._tell_silent()
             for start in range(0, len(verdicts), _PROPOSALS_AT_ONCE):
                 if term is None or term != self._term:
                     break
@@ -194,6 +247,9 @@ class Leases:
 
         self._began_at_ms = min(self._began_at_ms + late_ms, now_ms)
         self._look_again_at_ms += late_ms
+        for arrivals in self._arrivals.values():
+            arrivals.pause()
+        self._told = {node_id: told._replace(silent=False) for node_id, told in self._told.items()}
         for node_id, contact in self._contacts.items():
             self._contacts[node_id] = dataclasses.replace(
                 contact,
@@ -211,6 +267,55 @@ class Leases:
             return self._alone
         return self._here if self._holders.get(node_id, HERE) == HERE else self._elsewhere
 
+    def patience_ms(self, node_id: str) -> int:
+        """The silence that is taken for the end of a node with a session here; 0: nothing is known of it."""
+        arrivals = self._arrivals.get(node_id)
+        return 0 if arrivals is None else self._learned_ms(arrivals, bad_weather=self._is_weather_bad())
+
+    def _is_weather_bad(self) -> bool:
+        interval_ms, now_ms = self._config.heartbeat_interval_ms, self._clock.monotonic_ms()
+        return self._weather.is_bad(nodes=len(self._arrivals), interval_ms=interval_ms, now_ms=now_ms)
+
+    def _learned_ms(self, arrivals: Arrivals, *, bad_weather: bool) -> int:
+        return arrivals.patience_ms(
+            interval_ms=self._config.heartbeat_interval_ms,
+            misses_min=self._config.silence_misses_min,
+            misses_max=self._config.silence_misses_max,
+            bad_weather=bad_weather,
+        )
+
+    def _patience_ms(self, node_id: str, *, bad_weather: bool) -> int | None:
+        """As `judge` takes it. Of a node elsewhere the word is up to an interval old, unless it says just that: that
+        the node is silent."""
+        if self._holders.get(node_id, HERE) == HERE:
+            arrivals = self._arrivals.get(node_id)
+            return None if arrivals is None else self._learned_ms(arrivals, bad_weather=bad_weather)
+        told = self._told.get(node_id)
+        if told is None or not told.patience_ms or not told.current:
+            return None
+        return told.patience_ms if told.silent else told.patience_ms + self._config.heartbeat_interval_ms
+
+    def _tell_silent(self) -> list[tuple[Node, Judgement]]:
+        """While another coordinator leads: it hears at once of a node here that fell silent. Judges nobody."""
+        now_ms = self._clock.monotonic_ms()
+        self._to_judge = {}
+        if now_ms < self._look_again_at_ms:
+            return []
+        self._look_again_at_ms = now_ms + self._config.heartbeat_interval_ms
+        bad_weather = self._is_weather_bad()
+        for node_id, arrivals in self._arrivals.items():
+            contact = self._contacts.get(node_id, NO_CONTACT)
+            heard_at_ms = contact.heard_at_ms
+            if heard_at_ms is None or not contact.connected or self._holders.get(node_id) != HERE:
+                continue
+            due_ms = heard_at_ms + self._learned_ms(arrivals, bad_weather=bad_weather)
+            if now_ms < due_ms:
+                self._look_again_at_ms = min(self._look_again_at_ms, due_ms)
+            elif self._said_silent.get(node_id) != heard_at_ms:
+                self._said_silent[node_id] = heard_at_ms
+                self._on_silent(node_id)
+        return []
+
     def _look(self) -> list[tuple[Node, Judgement]]:
         """Every judgement that says something, by node id: of all nodes when the earliest deadline has come, else of
         those that something happened to, so that a thousand agents that connect cost no thousand looks at all."""
@@ -221,6 +326,7 @@ class Leases:
         if now_ms >= self._look_again_at_ms:
             chosen = nodes
             self._look_again_at_ms = now_ms + _LOOK_INTERVAL_MS_MAX
+        bad_weather = self._is_weather_bad()
         verdicts: list[tuple[Node, Judgement]] = []
         for node_id in chosen:
             node = nodes.get(node_id)
@@ -232,7 +338,14 @@ class Leases:
             if contact is not before:
                 self._contacts[node_id] = contact
             terms = self._terms(node_id, shared=shared)
-            verdict = judge(node.state, contact, terms, began_at_ms=self._began_at_ms, now_ms=now_ms)
+            verdict = judge(
+                node.state,
+                contact,
+                terms,
+                began_at_ms=self._began_at_ms,
+                now_ms=now_ms,
+                patience_ms=self._patience_ms(node_id, bad_weather=bad_weather),
+            )
             if verdict.state is not None:
                 verdicts.append((node, verdict))
             elif verdict.again_at_ms is not None:

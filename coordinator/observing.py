@@ -91,6 +91,8 @@ class Sighting:
     boot_id: str
     instance_id: str
     reported: types_pb2.NodeUsage | None
+    address: str = ""  # from where it is connected
+    patience_ms: int = 0  # the silence that is taken for its end there; 0: that version does not say
 
     @cached_property
     def usage(self) -> NodeUsage | None:
@@ -174,6 +176,8 @@ class Observations:
                 boot_id=node.boot_id,
                 instance_id=node.instance_id,
                 reported=reported,
+                address=node.address,
+                patience_ms=max(node.patience_ms, 0),
             )
             self._listener.observed(sighting, new=before is None)
         if answer.partial:
@@ -311,6 +315,7 @@ class ObservedSession(Protocol):
     heard_at_ms: int
     began_at_ms: int
     reported: types_pb2.NodeUsage | None
+    address: str
 
 
 class _Subscription:
@@ -325,16 +330,25 @@ class _Subscription:
 
 class Announcer:
     """Tells other coordinators of the sessions here: all of them once per interval, and who comes or goes at once.
-    `sessions` is the hub's own table, by node id."""
+    `sessions` is the hub's own table, by node id; `patience_ms` says how long a node may be silent."""
 
-    def __init__(self, sessions: Mapping[str, ObservedSession], clock: Clock, *, interval_ms: int) -> None:
+    def __init__(
+        self,
+        sessions: Mapping[str, ObservedSession],
+        clock: Clock,
+        *,
+        interval_ms: int,
+        patience_ms: Callable[[str], int] = lambda node_id: 0,
+    ) -> None:
         self._sessions = sessions
+        self._patience_ms = patience_ms
         self._clock = clock
         self._interval_ms = interval_ms
         self._subscriptions: dict[_Subscription, None] = {}
         self._closed = False
 
     def connected(self, node_id: str) -> None:
+        """There is news of a node with a session here: it began, or the node fell silent."""
         for subscription in self._subscriptions:
             subscription.connected[node_id] = None
             subscription.due.set()
@@ -401,6 +415,8 @@ class Announcer:
                 boot_id=session.boot_id,
                 instance_id=session.instance_id,
                 session_age_ms=now_ms - session.began_at_ms,
+                address=session.address,
+                patience_ms=self._patience_ms(name),
             )
             reported = told[name] = session.reported
             if reported is not None and reported is not subscription.told.get(name):

@@ -116,12 +116,19 @@ class SessionHub:
         self._peers: Peers = peers if peers is not None else _Alone()
         self._signer = signer
         self._leases = Leases(
-            store, clock, config, actor=f"coordinator/{coordinator_id}", shared=lambda: bool(self._peers.ids())
+            store,
+            clock,
+            config,
+            actor=f"coordinator/{coordinator_id}",
+            shared=lambda: bool(self._peers.ids()),
+            on_silent=lambda node_id: self._announcer.connected(node_id),
         )
         self._channels = ChannelTable(new_channel_id)
         self._sessions: dict[str, AgentSession] = {}
         interval_ms = config.heartbeat_interval_ms
-        self._announcer = Announcer(self._sessions, clock, interval_ms=interval_ms)
+        self._announcer = Announcer(
+            self._sessions, clock, interval_ms=interval_ms, patience_ms=self._leases.patience_ms
+        )
         self._observations = Observations(
             clock, self, stale_ms=max(interval_ms * (config.heartbeat_misses + 1), _STALE_MS_MIN)
         )
@@ -360,7 +367,12 @@ class SessionHub:
 
     def observed(self, sighting: Sighting, *, new: bool) -> None:
         tell = self._leases.connected if new else self._leases.heard
-        tell(sighting.node_id, at_ms=sighting.heard_at_ms, holder=sighting.coordinator_id)
+        tell(
+            sighting.node_id,
+            at_ms=sighting.heard_at_ms,
+            holder=sighting.coordinator_id,
+            patience_ms=sighting.patience_ms,
+        )
         session = self._sessions.get(sighting.node_id)
         if session is None or sighting.began_at_ms <= session.began_at_ms:
             return

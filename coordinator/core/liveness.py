@@ -22,8 +22,10 @@ LEFT = "left"
 class Terms:
     """How patient the coordinator is. All in ms, as the settings `session.*` give them.
 
-    `break_grace_ms`: a stream that broke may be re-made within it, unnoticed. `return_grace_ms`: as long has a node
-    to connect that was ready when this coordinator began to lead.
+    `heartbeat_timeout_ms`: as long is a node's last word good, and as long may a node be silent of which nothing has
+    been learned; where something was (`core.arrivals`), `judge` is told. `break_grace_ms`: a stream that broke may be
+    re-made within it, unnoticed. `return_grace_ms`: as long has a node to connect that was ready when this coordinator
+    began to lead.
     """
 
     heartbeat_timeout_ms: int
@@ -76,11 +78,21 @@ def leased(contact: Contact, recorded: NodeState | None, *, now_ms: int) -> Cont
     return replace(contact, unreachable_since_ms=now_ms if unreachable else None)
 
 
-def judge(recorded: NodeState | None, contact: Contact, terms: Terms, *, began_at_ms: int, now_ms: int) -> Judgement:
-    """What time alone does to a node. `began_at_ms`: when this coordinator began to lead. A node becomes ready only
-    by its own word, so that READY is never the answer."""
+def judge(
+    recorded: NodeState | None,
+    contact: Contact,
+    terms: Terms,
+    *,
+    began_at_ms: int,
+    now_ms: int,
+    patience_ms: int | None = None,
+) -> Judgement:
+    """What time alone does to a node. `began_at_ms`: when this coordinator began to lead. `patience_ms`: the silence
+    that is taken for this node's end; None: the heartbeat timeout. A node becomes ready only by its own word, so that
+    READY is never the answer."""
     if recorded is NodeState.READY:
-        return _judge_ready(contact, terms, began_at_ms=began_at_ms, now_ms=now_ms)
+        silence_ms = terms.heartbeat_timeout_ms if patience_ms is None else patience_ms
+        return _judge_ready(contact, terms, began_at_ms=began_at_ms, now_ms=now_ms, silence_ms=silence_ms)
     if recorded is NodeState.UNREACHABLE:
         if is_heard(contact, terms, now_ms=now_ms):
             return Judgement(again_at_ms=(contact.heard_at_ms or now_ms) + terms.heartbeat_timeout_ms)
@@ -94,14 +106,14 @@ def judge(recorded: NodeState | None, contact: Contact, terms: Terms, *, began_a
     return Judgement()
 
 
-def _judge_ready(contact: Contact, terms: Terms, *, began_at_ms: int, now_ms: int) -> Judgement:
+def _judge_ready(contact: Contact, terms: Terms, *, began_at_ms: int, now_ms: int, silence_ms: int) -> Judgement:
     if contact.left:
         return Judgement(NodeState.UNREACHABLE, contact.left)
     if contact.heard_at_ms is None:
         due_ms, reason = began_at_ms + terms.return_grace_ms, "has not connected since the coordinator started"
     else:
-        due_ms = contact.heard_at_ms + terms.heartbeat_timeout_ms
-        reason = f"no heartbeat for {terms.heartbeat_timeout_ms} ms"
+        due_ms = contact.heard_at_ms + silence_ms
+        reason = f"no heartbeat for {silence_ms} ms"
         if contact.broke_at_ms is not None and contact.broke_at_ms + terms.break_grace_ms <= due_ms:
             due_ms, reason = contact.broke_at_ms + terms.break_grace_ms, "its connection broke"
     if now_ms >= due_ms:

@@ -340,10 +340,10 @@ async def test_a_changed_device_is_recorded_and_a_bad_one_is_not(rig):
 async def test_silence_is_noticed_then_the_lease_ends(rig):
     agent = (await Agent(rig, "n1").hello()).keep_beating()
     await rig.until_node(NodeState.READY)
-    await asyncio.sleep(10)
+    await asyncio.sleep(150)  # long enough to trust the link
     agent.fall_silent()
     took_ms = await rig.until_node(NodeState.UNREACHABLE)
-    assert 3000 <= took_ms <= 4200
+    assert 1300 <= took_ms <= 2500
     assert "no heartbeat" in rig.node().state_reason
     took_ms = await rig.until_node(NodeState.LOST)
     assert 59_000 <= took_ms <= 61_000

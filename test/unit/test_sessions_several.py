@@ -214,9 +214,9 @@ async def test_every_coordinator_knows_of_every_node(rig):
 async def test_the_leader_judges_nodes_of_other_coordinators(rig):
     agent = Agent(rig, "n2", "c2")
     await rig.until_node(NodeState.READY, "n2")
-    await asyncio.sleep(60)
+    await asyncio.sleep(150)  # its link is trusted by then
     agent.fall_silent()
-    assert 3000 <= await rig.until_node(NodeState.UNREACHABLE, "n2") <= 6200
+    assert 1300 <= await rig.until_node(NodeState.UNREACHABLE, "n2") <= 2600
     assert 59_000 <= await rig.until_node(NodeState.LOST, "n2") <= 61_000
     assert [term for command, term in rig.views["c1"].proposed if isinstance(command, c.ReportNode)] == [
         rig.store.term,
@@ -234,7 +234,7 @@ async def test_a_broken_session_elsewhere_is_noticed_and_a_goodbye_at_once(rig):
     assert await rig.until_node(NodeState.UNREACHABLE, "n3") < 300
     assert rig.state.nodes["n3"].state_reason == "left: shutting down"
     agent.vanish()
-    assert 1800 <= await rig.until_node(NodeState.UNREACHABLE, "n2") <= 2400
+    assert 1650 <= await rig.until_node(NodeState.UNREACHABLE, "n2") <= 2000
     assert rig.state.nodes["n2"].state_reason == "its connection broke"
 
 
@@ -570,7 +570,7 @@ def test_a_leader_that_stood_still_blames_nobody(stopped_s):
         dead = Agent(rig, "n2", "c1")
         await rig.until_node(NodeState.READY)
         await rig.until_node(NodeState.READY, "n2")
-        await asyncio.sleep(5.2)
+        await asyncio.sleep(150.2)
         dead.fall_silent()
         asyncio.get_running_loop().advance(stopped_s)  # nothing ran meanwhile: as when the process is stopped
         await asyncio.sleep(2)

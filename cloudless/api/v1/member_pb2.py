@@ -26,7 +26,7 @@ from cloudless.api.v1 import session_pb2 as cloudless_dot_api_dot_v1_dot_session
 from cloudless.api.v1 import types_pb2 as cloudless_dot_api_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63loudless/api/v1/member.proto\x12\x10\x63loudless.api.v1\x1a\x1e\x63loudless/api/v1/session.proto\x1a\x1c\x63loudless/api/v1/types.proto\"\x16\n\x14\x46\x65tchIdentityRequest\"F\n\x15\x46\x65tchIdentityResponse\x12-\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1e.cloudless.api.v1.IdentityFile\"-\n\x0cIdentityFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\"+\n\x11\x41\x64\x64LearnerRequest\x12\x16\n\x0emember_address\x18\x01 \x01(\t\"(\n\x12\x41\x64\x64LearnerResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"\x10\n\x0eObserveRequest\"\xbd\x01\n\x0fNodeObservation\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12*\n\x05usage\x18\x02 \x01(\x0b\x32\x1b.cloudless.api.v1.NodeUsage\x12\x18\n\x10heartbeat_age_ms\x18\x03 \x01(\x03\x12\x15\n\rclock_skew_ms\x18\x04 \x01(\x03\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\t\x12\x13\n\x0binstance_id\x18\x06 \x01(\t\x12\x16\n\x0esession_age_ms\x18\x07 \x01(\x03\"\x89\x01\n\x0fObserveResponse\x12\x30\n\x05nodes\x18\x01 \x03(\x0b\x32!.cloudless.api.v1.NodeObservation\x12\x33\n\ndepartures\x18\x02 \x03(\x0b\x32\x1f.cloudless.api.v1.NodeDeparture\x12\x0f\n\x07partial\x18\x03 \x01(\x08\".\n\rNodeDeparture\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04left\x18\x02 \x01(\t\"\x83\x01\n\x13RelayChannelRequest\x12-\n\x05start\x18\x01 \x01(\x0b\x32\x1c.cloudless.api.v1.RelayStartH\x00\x12\x32\n\x05\x66rame\x18\x02 \x01(\x0b\x32!.cloudless.api.v1.ChannelResponseH\x00\x42\t\n\x07message\"J\n\nRelayStart\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12+\n\x04open\x18\x02 \x01(\x0b\x32\x1d.cloudless.api.v1.OpenChannel\"W\n\x14RelayChannelResponse\x12\x0e\n\x06opened\x18\x01 \x01(\x08\x12/\n\x05\x66rame\x18\x02 \x01(\x0b\x32 .cloudless.api.v1.ChannelRequest2\xff\x02\n\rMemberService\x12`\n\rFetchIdentity\x12&.cloudless.api.v1.FetchIdentityRequest\x1a\'.cloudless.api.v1.FetchIdentityResponse\x12W\n\nAddLearner\x12#.cloudless.api.v1.AddLearnerRequest\x1a$.cloudless.api.v1.AddLearnerResponse\x12P\n\x07Observe\x12 .cloudless.api.v1.ObserveRequest\x1a!.cloudless.api.v1.ObserveResponse0\x01\x12\x61\n\x0cRelayChannel\x12%.cloudless.api.v1.RelayChannelRequest\x1a&.cloudless.api.v1.RelayChannelResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63loudless/api/v1/member.proto\x12\x10\x63loudless.api.v1\x1a\x1e\x63loudless/api/v1/session.proto\x1a\x1c\x63loudless/api/v1/types.proto\"\x16\n\x14\x46\x65tchIdentityRequest\"F\n\x15\x46\x65tchIdentityResponse\x12-\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1e.cloudless.api.v1.IdentityFile\"-\n\x0cIdentityFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\"+\n\x11\x41\x64\x64LearnerRequest\x12\x16\n\x0emember_address\x18\x01 \x01(\t\"(\n\x12\x41\x64\x64LearnerResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"\x10\n\x0eObserveRequest\"\xe3\x01\n\x0fNodeObservation\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12*\n\x05usage\x18\x02 \x01(\x0b\x32\x1b.cloudless.api.v1.NodeUsage\x12\x18\n\x10heartbeat_age_ms\x18\x03 \x01(\x03\x12\x15\n\rclock_skew_ms\x18\x04 \x01(\x03\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\t\x12\x13\n\x0binstance_id\x18\x06 \x01(\t\x12\x16\n\x0esession_age_ms\x18\x07 \x01(\x03\x12\x0f\n\x07\x61\x64\x64ress\x18\x08 \x01(\t\x12\x13\n\x0bpatience_ms\x18\t \x01(\x03\"\x89\x01\n\x0fObserveResponse\x12\x30\n\x05nodes\x18\x01 \x03(\x0b\x32!.cloudless.api.v1.NodeObservation\x12\x33\n\ndepartures\x18\x02 \x03(\x0b\x32\x1f.cloudless.api.v1.NodeDeparture\x12\x0f\n\x07partial\x18\x03 \x01(\x08\".\n\rNodeDeparture\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04left\x18\x02 \x01(\t\"\x83\x01\n\x13RelayChannelRequest\x12-\n\x05start\x18\x01 \x01(\x0b\x32\x1c.cloudless.api.v1.RelayStartH\x00\x12\x32\n\x05\x66rame\x18\x02 \x01(\x0b\x32!.cloudless.api.v1.ChannelResponseH\x00\x42\t\n\x07message\"J\n\nRelayStart\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12+\n\x04open\x18\x02 \x01(\x0b\x32\x1d.cloudless.api.v1.OpenChannel\"W\n\x14RelayChannelResponse\x12\x0e\n\x06opened\x18\x01 \x01(\x08\x12/\n\x05\x66rame\x18\x02 \x01(\x0b\x32 .cloudless.api.v1.ChannelRequest2\xff\x02\n\rMemberService\x12`\n\rFetchIdentity\x12&.cloudless.api.v1.FetchIdentityRequest\x1a\'.cloudless.api.v1.FetchIdentityResponse\x12W\n\nAddLearner\x12#.cloudless.api.v1.AddLearnerRequest\x1a$.cloudless.api.v1.AddLearnerResponse\x12P\n\x07Observe\x12 .cloudless.api.v1.ObserveRequest\x1a!.cloudless.api.v1.ObserveResponse0\x01\x12\x61\n\x0cRelayChannel\x12%.cloudless.api.v1.RelayChannelRequest\x1a&.cloudless.api.v1.RelayChannelResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,17 +46,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OBSERVEREQUEST']._serialized_start=343
   _globals['_OBSERVEREQUEST']._serialized_end=359
   _globals['_NODEOBSERVATION']._serialized_start=362
-  _globals['_NODEOBSERVATION']._serialized_end=551
-  _globals['_OBSERVERESPONSE']._serialized_start=554
-  _globals['_OBSERVERESPONSE']._serialized_end=691
-  _globals['_NODEDEPARTURE']._serialized_start=693
-  _globals['_NODEDEPARTURE']._serialized_end=739
-  _globals['_RELAYCHANNELREQUEST']._serialized_start=742
-  _globals['_RELAYCHANNELREQUEST']._serialized_end=873
-  _globals['_RELAYSTART']._serialized_start=875
-  _globals['_RELAYSTART']._serialized_end=949
-  _globals['_RELAYCHANNELRESPONSE']._serialized_start=951
-  _globals['_RELAYCHANNELRESPONSE']._serialized_end=1038
-  _globals['_MEMBERSERVICE']._serialized_start=1041
-  _globals['_MEMBERSERVICE']._serialized_end=1424
+  _globals['_NODEOBSERVATION']._serialized_end=589
+  _globals['_OBSERVERESPONSE']._serialized_start=592
+  _globals['_OBSERVERESPONSE']._serialized_end=729
+  _globals['_NODEDEPARTURE']._serialized_start=731
+  _globals['_NODEDEPARTURE']._serialized_end=777
+  _globals['_RELAYCHANNELREQUEST']._serialized_start=780
+  _globals['_RELAYCHANNELREQUEST']._serialized_end=911
+  _globals['_RELAYSTART']._serialized_start=913
+  _globals['_RELAYSTART']._serialized_end=987
+  _globals['_RELAYCHANNELRESPONSE']._serialized_start=989
+  _globals['_RELAYCHANNELRESPONSE']._serialized_end=1076
+  _globals['_MEMBERSERVICE']._serialized_start=1079
+  _globals['_MEMBERSERVICE']._serialized_end=1462
 # @@protoc_insertion_point(module_scope)

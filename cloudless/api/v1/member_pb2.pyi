@@ -43,7 +43,7 @@ class ObserveRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class NodeObservation(_message.Message):
-    __slots__ = ("node_id", "usage", "heartbeat_age_ms", "clock_skew_ms", "boot_id", "instance_id", "session_age_ms")
+    __slots__ = ("node_id", "usage", "heartbeat_age_ms", "clock_skew_ms", "boot_id", "instance_id", "session_age_ms", "address", "patience_ms")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_AGE_MS_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,8 @@ class NodeObservation(_message.Message):
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    PATIENCE_MS_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     usage: _types_pb2.NodeUsage
     heartbeat_age_ms: int
@@ -58,7 +60,9 @@ class NodeObservation(_message.Message):
     boot_id: str
     instance_id: str
     session_age_ms: int
-    def __init__(self, node_id: _Optional[str] = ..., usage: _Optional[_Union[_types_pb2.NodeUsage, _Mapping]] = ..., heartbeat_age_ms: _Optional[int] = ..., clock_skew_ms: _Optional[int] = ..., boot_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., session_age_ms: _Optional[int] = ...) -> None: ...
+    address: str
+    patience_ms: int
+    def __init__(self, node_id: _Optional[str] = ..., usage: _Optional[_Union[_types_pb2.NodeUsage, _Mapping]] = ..., heartbeat_age_ms: _Optional[int] = ..., clock_skew_ms: _Optional[int] = ..., boot_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., session_age_ms: _Optional[int] = ..., address: _Optional[str] = ..., patience_ms: _Optional[int] = ...) -> None: ...
 
 class ObserveResponse(_message.Message):
     __slots__ = ("nodes", "departures", "partial")

@@ -81,12 +81,14 @@ class Welcome(_message.Message):
     def __init__(self, coordinator_id: _Optional[str] = ..., heartbeat_interval_ms: _Optional[int] = ..., wall_clock_ms: _Optional[int] = ..., coordinators: _Optional[_Iterable[str]] = ..., leaderless: bool = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("sequence", "usage")
+    __slots__ = ("sequence", "usage", "wall_clock_ms")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
+    WALL_CLOCK_MS_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     usage: _types_pb2.NodeUsage
-    def __init__(self, sequence: _Optional[int] = ..., usage: _Optional[_Union[_types_pb2.NodeUsage, _Mapping]] = ...) -> None: ...
+    wall_clock_ms: int
+    def __init__(self, sequence: _Optional[int] = ..., usage: _Optional[_Union[_types_pb2.NodeUsage, _Mapping]] = ..., wall_clock_ms: _Optional[int] = ...) -> None: ...
 
 class HeartbeatAck(_message.Message):
     __slots__ = ("sequence", "leaderless")
