@@ -13,15 +13,20 @@ from functools import cache
 from typing import Any, Final, TypeVar
 
 from cloudless.core.leases import LEASE_MS
+from cloudless.core.job_rules import RUN_RETRIES
 from cloudless.core.replacing import replace
 from cloudless.core.spec import (
+    Affinity,
     AntiAffinity,
     Backoff,
+    Completion,
+    ConcurrencyPolicy,
     Container,
     ContainerPort,
     Disruption,
     HttpProbe,
     Metadata,
+    MissedRuns,
     Placement,
     Probe,
     Protocol,
@@ -32,12 +37,14 @@ from cloudless.core.spec import (
     RestartPolicyKind,
     Rollout,
     RolloutStrategy,
+    Schedule,
     SpreadConstraint,
     Termination,
     Toleration,
     WorkloadSpec,
     WorkloadType,
 )
+from cloudless.core.violations import DURATION_MS_MAX
 
 NAMESPACE: Final = "default"
 CPU_REQUEST_MILLIS: Final = 50
@@ -49,12 +56,14 @@ AMOUNT_MAX: Final = 2**63 - 1
 PROBE: Final = Probe(period_ms=10_000, timeout_ms=1000, success_threshold=1, failure_threshold=3)
 HTTP_PROBE: Final = HttpProbe(path="/", scheme="HTTP")
 BACKOFF: Final = Backoff(initial_ms=1000, max_ms=5 * 60_000, reset_ms=10 * 60_000)
-ROLLOUT: Final = Rollout(strategy=RolloutStrategy.ROLLING_UPDATE, max_surge=1)
+ROLLOUT: Final = Rollout(strategy=RolloutStrategy.ROLLING_UPDATE, max_surge=1, progress_deadline_ms=10 * 60_000)
 _ROLLOUT_WITHOUT_SURGE: Final = replace(ROLLOUT, max_surge=0)
 DISRUPTION: Final = Disruption(
     offline_grace_ms=30_000, on_reconnect=ReconnectRule.KEEP_OLDEST, lease_duration_ms=LEASE_MS
 )
 TERMINATION: Final = Termination(grace_period_ms=10_000)
+COMPLETION: Final = Completion(parallelism=1, completions=1)
+SCHEDULE: Final = Schedule(time_zone="UTC", concurrency=ConcurrencyPolicy.FORBID, missed=MissedRuns.RUN_ONCE, history=3)
 
 T = TypeVar("T")
 
@@ -73,7 +82,7 @@ def metadata_of(metadata: Metadata) -> Metadata:
 
 def spec_of(spec: WorkloadSpec) -> WorkloadSpec:
     """The part of `apply` that is about the spec."""
-    return replace(
+    filled = replace(
         spec,
         type=spec.type or WorkloadType.SERVICE,
         containers=tuple(map(_container, spec.containers)),
@@ -81,7 +90,24 @@ def spec_of(spec: WorkloadSpec) -> WorkloadSpec:
         restart_policy=_restart_policy(spec.restart_policy),
         rollout=_rollout(spec.rollout),
         disruption=_unstated(spec.disruption, DISRUPTION),
-        termination=_unstated(spec.termination, TERMINATION),
+        termination=_termination(spec.termination),
+    )
+    return _of_runs(spec, filled) if spec.type in (WorkloadType.JOB, WorkloadType.CRON) else filled
+
+
+def _of_runs(spec: WorkloadSpec, filled: WorkloadSpec) -> WorkloadSpec:
+    """A job and a cron restart on failure, a bounded number of times, and have no rollout to fill in."""
+    policy = filled.restart_policy
+    return replace(
+        filled,
+        rollout=spec.rollout,
+        restart_policy=replace(
+            policy,
+            policy=spec.restart_policy.policy or RestartPolicyKind.ON_FAILURE,
+            max_retries=policy.max_retries or RUN_RETRIES,
+        ),
+        schedule=_unstated(spec.schedule, SCHEDULE) if spec.schedule else None,
+        completion=_unstated(spec.completion or Completion(), COMPLETION),
     )
 
 
@@ -145,11 +171,12 @@ def _probe(probe: Probe | None) -> Probe | None:
 
 
 def _placement(placement: Placement) -> Placement:
-    if not (placement.tolerations or placement.anti_affinity or placement.spread):
+    if not (placement.tolerations or placement.affinity or placement.anti_affinity or placement.spread):
         return placement
     return replace(
         placement,
         tolerations=tuple(_unstated(toleration, Toleration(operator="Equal")) for toleration in placement.tolerations),
+        affinity=tuple(_unstated(term, Affinity(topology_key="node")) for term in placement.affinity),
         anti_affinity=tuple(_unstated(term, AntiAffinity(topology_key="node")) for term in placement.anti_affinity),
         spread=tuple(_unstated(term, SpreadConstraint(max_skew=1)) for term in placement.spread),
     )
@@ -166,7 +193,18 @@ def _restart_policy(policy: RestartPolicy) -> RestartPolicy:
     return replace(policy, policy=policy.policy or RestartPolicyKind.ALWAYS, backoff=_unstated(stated, ends))
 
 
+def _termination(termination: Termination) -> Termination:
+    filled = _unstated(termination, TERMINATION)
+    hook = filled.pre_stop
+    if hook is None or hook.http is None:
+        return filled
+    return replace(filled, pre_stop=replace(hook, http=_unstated(hook.http, HTTP_PROBE)))
+
+
 def _rollout(rollout: Rollout) -> Rollout:
-    """A surge of one unless the author bounds the rollout by `maxUnavailable`, or recreates."""
+    """A surge of one unless the author bounds the rollout by `maxUnavailable`, or recreates. The deadline allows for
+    the time that a replica must be ready."""
     no_surge = rollout.max_unavailable or rollout.strategy is RolloutStrategy.RECREATE
-    return _unstated(rollout, _ROLLOUT_WITHOUT_SURGE if no_surge else ROLLOUT)
+    ready_ms = min(max(0, rollout.min_ready_ms), DURATION_MS_MAX - ROLLOUT.progress_deadline_ms)
+    unstated = _ROLLOUT_WITHOUT_SURGE if no_surge else ROLLOUT
+    return _unstated(rollout, replace(unstated, progress_deadline_ms=ROLLOUT.progress_deadline_ms + ready_ms))

@@ -16,21 +16,23 @@ from cloudless.core.container_rules import (
     runtime_class_violations,
     security_violations,
 )
+from cloudless.core.job_rules import job_violations
 from cloudless.core.labels import NAME_LENGTH_MAX, is_dns_label, is_label_key, is_label_value
 from cloudless.core.lease_rules import lease_violations
+from cloudless.core.placement_rules import neighbour_violations
+from cloudless.core.rollout_rules import rollout_violations
 from cloudless.core.spec import (
+    Affinity,
     AntiAffinity,
     Metadata,
     Placement,
     RestartPolicy,
-    Rollout,
-    RolloutStrategy,
     SpreadConstraint,
     Toleration,
     WorkloadSpec,
-    WorkloadType,
 )
-from cloudless.core.violations import Violation, bounded, duration, unsupported
+from cloudless.core.termination_rules import termination_violations
+from cloudless.core.violations import Violation, bounded, duration
 
 __all__ = [
     "Violation",
@@ -112,19 +114,7 @@ def _labels(labels: Mapping[str, str], path: str) -> Iterator[Violation]:
 
 
 def _spec(spec: WorkloadSpec) -> Iterator[Violation]:
-    if spec.type in (WorkloadType.JOB, WorkloadType.CRON):
-        yield unsupported("spec.type", f"the type {spec.type}", "use service or system")
-    if spec.schedule is not None:
-        yield unsupported("spec.schedule", "schedule", "leave it out; the types are service and system")
-    if spec.completion is not None:
-        yield unsupported("spec.completion", "completion", "leave it out; the types are service and system")
-    if spec.placement.affinity:
-        yield unsupported("spec.placement.affinity", "affinity", "use nodeSelector, regions, zones or spread")
-    if spec.rollout.canary is not None:
-        yield unsupported("spec.rollout.canary", "canary", "use the strategy RollingUpdate")
-    if spec.termination.pre_stop is not None:
-        remedy = "leave it out and handle SIGTERM in the program"
-        yield unsupported("spec.termination.preStop", "preStop", remedy)
+    yield from job_violations(spec)
     yield from validate_replicas(spec.replicas)
     yield from bounded(spec.priority, "spec.priority", lowest=0, highest=PRIORITY_MAX)
     yield from containers_violations(spec.containers, "spec.containers")
@@ -132,10 +122,10 @@ def _spec(spec: WorkloadSpec) -> Iterator[Violation]:
         yield from container_violations(container, f"spec.containers[{index}]")
     yield from _placement(spec.placement)
     yield from _restart_policy(spec.restart_policy)
-    yield from _rollout(spec)
+    yield from rollout_violations(spec)
     yield from duration(spec.disruption.offline_grace_ms, "spec.disruption.offlineGrace")
     yield from lease_violations(spec.disruption)
-    yield from duration(spec.termination.grace_period_ms, "spec.termination.gracePeriod")
+    yield from termination_violations(spec.termination, spec.containers, "spec.termination")
     if spec.security_context is not None:
         path = "spec.securityContext"
         yield from security_violations(spec.security_context, path)
@@ -149,6 +139,7 @@ def _placement(placement: Placement) -> Iterator[Violation]:
     yield from _labels(placement.node_selector, f"{path}.nodeSelector")
     terms: tuple[tuple[str, Sequence[object]], ...] = (
         ("tolerations", placement.tolerations),
+        ("affinity", placement.affinity),
         ("antiAffinity", placement.anti_affinity),
         ("spread", placement.spread),
     )
@@ -157,8 +148,11 @@ def _placement(placement: Placement) -> Iterator[Violation]:
             yield Violation(f"{path}.{key}", f"{len(items)} terms are too many", f"use at most {TERMS_MAX}")
     for index, toleration in enumerate(placement.tolerations):
         yield from _toleration(toleration, f"{path}.tolerations[{index}]")
+    for index, wish in enumerate(placement.affinity):
+        yield from _neighbours(wish, f"{path}.affinity[{index}]")
     for index, term in enumerate(placement.anti_affinity):
-        yield from _anti_affinity(term, f"{path}.antiAffinity[{index}]")
+        yield from _neighbours(term, f"{path}.antiAffinity[{index}]")
+    yield from neighbour_violations(placement, path)
     yield from _spread(placement.spread, f"{path}.spread")
 
 
@@ -195,7 +189,7 @@ def _topology_key(key: str, path: str) -> Iterator[Violation]:
         yield Violation(path, what, "use node, zone, region or a node label's key")
 
 
-def _anti_affinity(term: AntiAffinity, path: str) -> Iterator[Violation]:
+def _neighbours(term: Affinity | AntiAffinity, path: str) -> Iterator[Violation]:
     if term.workload:
         yield from validate_name(term.workload, f"{path}.workload")
     if term.topology_key:
@@ -224,31 +218,3 @@ def _restart_policy(policy: RestartPolicy) -> Iterator[Violation]:
     if 0 < policy.backoff.max_ms < policy.backoff.initial_ms:
         remedy = "lower backoff.initial or raise backoff.max"
         yield Violation(f"{path}.backoff.max", "the longest backoff is shorter than the first", remedy)
-
-
-def _rollout(spec: WorkloadSpec) -> Iterator[Violation]:
-    path, rollout = "spec.rollout", spec.rollout
-    if rollout.strategy in (RolloutStrategy.CANARY, RolloutStrategy.BLUE_GREEN):
-        remedy = "use RollingUpdate or Recreate"
-        yield unsupported(f"{path}.strategy", f"the strategy {rollout.strategy}", remedy)
-    yield from _rollout_numbers(rollout, path)
-    if spec.type is not WorkloadType.SYSTEM and 0 < spec.replicas < rollout.min_available:
-        what = f"{rollout.min_available} replicas cannot stay available out of {spec.replicas}"
-        yield Violation(f"{path}.minAvailable", what, "lower minAvailable or raise replicas")
-    if rollout.strategy is RolloutStrategy.RECREATE and rollout.min_available:
-        what = "Recreate stops every replica first, so that none stays available"
-        yield Violation(f"{path}.minAvailable", what, "remove it or use RollingUpdate")
-
-
-def _rollout_numbers(rollout: Rollout, path: str) -> Iterator[Violation]:
-    for key, value in (
-        ("maxSurge", rollout.max_surge),
-        ("maxUnavailable", rollout.max_unavailable),
-        ("minAvailable", rollout.min_available),
-    ):
-        yield from bounded(value, f"{path}.{key}", lowest=0, highest=REPLICAS_MAX)
-    yield from duration(rollout.min_ready_ms, f"{path}.minReadySeconds")
-    if rollout.progress_deadline_ms:
-        yield unsupported(f"{path}.progressDeadline", "progressDeadline", "leave it out and watch `rollout status`")
-    if rollout.auto_rollback:
-        yield unsupported(f"{path}.autoRollback", "autoRollback", "leave it out; apply the earlier manifest to go back")

@@ -101,16 +101,16 @@ DOCS: Final[Mapping[Any, Mapping[str, str]]] = {
         "effect": "The taint's effect; every effect when left out.",
     },
     spec.Affinity: {
-        "workload": "Workload to be near to.",
+        "workload": "Workload to be near to; the workload itself when neither it nor labels are given.",
         "match_labels": "Labels of the workloads to be near to.",
         "topology_key": "What must be the same: node, zone, region or a node label.",
         "required": "Whether other places are ruled out instead of ranked lower.",
-        "weight": "How much it counts where it is not required, 1 to 100.",
+        "weight": "How much it counts where it is not required, 1 to 100; 100 outweighs all else.",
     },
     spec.AntiAffinity: {
         "workload": "Workload to stay away from; the workload itself when neither it nor labels are given.",
         "match_labels": "Labels of the workloads to stay away from.",
-        "weight": "How much it counts where it is not required, 1 to 100.",
+        "weight": "How much it counts where it is not required, 1 to 100; 100 outweighs all else.",
         "topology_key": "What must differ: node, zone, region or a node label.",
         "required": "Whether it rules nodes out instead of ranking them lower.",
     },
@@ -130,19 +130,21 @@ DOCS: Final[Mapping[Any, Mapping[str, str]]] = {
         "reset_ms": "Time of running well after which the backoff starts anew.",
     },
     spec.Rollout: {
-        "strategy": "RollingUpdate replaces replicas a few at a time; Recreate stops all of them first.",
+        "strategy": "RollingUpdate replaces replicas a few at a time; Recreate stops all of them first; Canary goes by "
+        "steps; BlueGreen starts a whole new set beside the old one and waits for `rollout promote`.",
         "max_surge": "Replicas above the wanted number meanwhile.",
         "max_unavailable": "Replicas below the wanted number meanwhile.",
         "min_available": "Ready replicas that a rollout or drain never goes below.",
         "min_ready_ms": "Time for which a new replica must be ready before it counts.",
-        "progress_deadline_ms": "Time without progress after which a rollout has failed.",
-        "auto_rollback": "Whether a failed rollout goes back to the version before.",
-        "canary": "Steps of the strategy Canary.",
+        "progress_deadline_ms": "Time without a further available replica after which a rollout has failed; pauses do "
+        "not count.",
+        "auto_rollback": "Whether a failed rollout goes back to the last version that was complete.",
+        "canary": "Steps of the strategy Canary; after the last one all replicas are replaced.",
     },
     spec.Canary: {"steps": "How many replicas are new, and for how long, before the next step."},
     spec.CanaryStep: {
-        "weight": "Percent of the replicas that are new.",
-        "pause_ms": "Time before the next step, or manual: until `rollout promote`.",
+        "weight": "Percent of the replicas that are new, rounded up; weights rise from step to step.",
+        "pause_ms": "Time before the next step once they are available, or manual: until `rollout promote`.",
     },
     spec.Disruption: {
         "offline_grace_ms": "Time for which a node may be away before its replicas are replaced.",

@@ -21,11 +21,8 @@ from cloudless.core.spec import (
     Container,
     EnvVar,
     Metadata,
-    Placement,
-    Rollout,
     SecurityContext,
     SecurityProfile,
-    Termination,
     WorkloadSpec,
 )
 
@@ -83,10 +80,6 @@ UNSUPPORTED: Final[Mapping[type, Mapping[str, str]]] = {
 
 # Part of the API already, and refused by validation for as long as nothing would honour them.
 NOT_YET: Final[Mapping[type, frozenset[str]]] = {
-    WorkloadSpec: frozenset({"schedule", "completion"}),
-    Placement: frozenset({"affinity"}),
-    Rollout: frozenset({"progress_deadline_ms", "auto_rollback", "canary"}),
-    Termination: frozenset({"pre_stop"}),
 }
 
 # What `get -o yaml` writes beside what was asked for; read back, it is passed over.

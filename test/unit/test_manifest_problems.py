@@ -180,9 +180,10 @@ CASES: dict[str, tuple[str, str, int, str, str, str]] = {
         "", "  disruption: {leaseDuration: 2161h}\n", 9, "spec.disruption.leaseDuration",
         "the lease is longer than 90 days", "use a duration from 10s to 2160h",
     ),
-    "rollback that nothing would do": (
-        "", "  rollout: {autoRollback: true}\n", 9, "spec.rollout.autoRollback",
-        "autoRollback is not supported by this version", "leave it out; apply the earlier manifest to go back",
+    "deadline that no replica can meet": (
+        "", "  rollout: {minReadySeconds: 9, progressDeadline: 5s}\n", 9, "spec.rollout.progressDeadline",
+        "no replica can become available within the deadline, which is shorter than minReadySeconds",
+        "raise progressDeadline or lower minReadySeconds",
     ),
     "unknown word": (
         "", "  restartPolicy: {policy: always}\n", 9, "spec.restartPolicy.policy",
@@ -310,10 +311,6 @@ CASES: dict[str, tuple[str, str, int, str, str, str]] = {
         "the longest backoff is shorter than the first", "lower backoff.initial or raise backoff.max",
     ),
     # Known, but not honoured by this version.
-    "type cron": (
-        "", "  type: cron\n", 9, "spec.type", "the type cron is not supported by this version",
-        "use service or system",
-    ),
     "volumes": (
         "", "  volumes: [{name: data, ephemeral: {sizeLimit: 1Gi}}]\n", 9, "spec.volumes",
         "the field 'volumes' is not supported by this version",
@@ -346,8 +343,8 @@ CASES: dict[str, tuple[str, str, int, str, str, str]] = {
         "a privileged container is not supported by this version", "remove it; add single capabilities",
     ),
     "canary": (
-        "", "  rollout: {strategy: Canary}\n", 9, "spec.rollout.strategy",
-        "the strategy Canary is not supported by this version", "use RollingUpdate or Recreate",
+        "", "  rollout: {strategy: Canary}\n", 9, "spec.rollout.canary.steps",
+        "the strategy Canary needs at least one step", "give steps such as {weight: 10, pause: 5m}, or use RollingUpdate",
     ),
     "runtime class": (
         "", "  securityContext: {runtimeClassName: kata}\n", 9, "spec.securityContext.runtimeClassName",

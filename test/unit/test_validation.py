@@ -15,6 +15,7 @@ from cloudless.core.spec import (
     HttpProbe,
     Metadata,
     Placement,
+    PreStop,
     Probe,
     ResourceAmounts,
     Resources,
@@ -40,6 +41,19 @@ def with_container(**changes: object) -> WorkloadSpec:
     return replace(SPEC, containers=(replace(CONTAINER, **changes),))  # type: ignore[arg-type]
 
 
+def stopping(hook: PreStop, *, grace_ms: int = 0) -> WorkloadSpec:
+    return replace(SPEC, termination=Termination(grace_ms, hook))
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [PreStop(exec=ExecProbe(("a",))), PreStop(http=HttpProbe("", "80")), PreStop(sleep_ms=9_999)],
+    ids=["exec", "http", "sleep"],
+)
+def test_hooks_before_the_request_to_stop(hook: PreStop) -> None:
+    assert paths(stopping(hook)) == []
+
+
 def test_the_least_workload_is_well_formed() -> None:
     assert paths() == []
 
@@ -52,6 +66,15 @@ def test_an_empty_spec_and_metadata() -> None:
     ("spec", "expected"),
     [
         (replace(SPEC, termination=Termination(grace_period_ms=-1)), ["spec.termination.gracePeriod"]),
+        (stopping(PreStop()), ["spec.termination.preStop"]),
+        (stopping(PreStop(exec=ExecProbe(("a",)), sleep_ms=1_000)), ["spec.termination.preStop"]),
+        (stopping(PreStop(exec=ExecProbe())), ["spec.termination.preStop.exec.command"]),
+        (stopping(PreStop(exec=ExecProbe(("a\0",)))), ["spec.termination.preStop.exec.command[0]"]),
+        (stopping(PreStop(http=HttpProbe("/", "web"))), ["spec.termination.preStop.http.port"]),
+        (stopping(PreStop(http=HttpProbe("/a b", "80"))), ["spec.termination.preStop.http.path"]),
+        (stopping(PreStop(sleep_ms=10_000)), ["spec.termination.preStop.sleep"]),
+        (stopping(PreStop(sleep_ms=5_000), grace_ms=5_000), ["spec.termination.preStop.sleep"]),
+        (stopping(PreStop(sleep_ms=-1)), ["spec.termination.preStop.sleep"]),
         (with_container(resources=Resources(ResourceAmounts(cpu_millis=-1))), ["resources.requests.cpu"]),
         (with_container(resources=Resources(ResourceAmounts(pids=2**62))), ["resources.requests.pids"]),
         (with_container(resources=Resources(limits=ResourceAmounts(cpu_millis=9))), ["resources.limits.cpu"]),
@@ -92,8 +115,6 @@ def test_an_empty_spec_and_metadata() -> None:
             replace(SPEC, rollout=Rollout(strategy=RolloutStrategy.RECREATE, min_available=1)),
             ["spec.rollout.minAvailable"],
         ),
-        (replace(SPEC, rollout=Rollout(strategy=RolloutStrategy.BLUE_GREEN)), ["spec.rollout.strategy"]),
-        (replace(SPEC, type=WorkloadType.JOB), ["spec.type"]),
         (replace(SPEC, containers=(CONTAINER,) * 33), ["spec.containers"]),
     ],
 )
