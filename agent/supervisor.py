@@ -30,6 +30,7 @@ from cloudless.agent.operations import Operator
 from cloudless.agent.probing import Prober
 from cloudless.agent.reports import ReportBook
 from cloudless.agent.runtime.base import Runtime, SandboxView
+from cloudless.agent.serving import Serving, has_host_ports
 from cloudless.agent.tenure import Tenure
 from cloudless.clock import Clock
 from cloudless.core.model import Assignment, ReplicaPhase
@@ -92,6 +93,7 @@ class Supervisor:
         self._prober = prober
         self._jitter = jitter
         self._runtime_name = runtime_name or (lambda _spec: runtime.name)
+        self._serving = Serving(runtime)
         self._operator = Operator(runtime, operations_at_once=operations_at_once)
         self._resync_interval_s = resync_interval_s
         self._replicas: dict[str, _Held] = {}
@@ -131,6 +133,7 @@ class Supervisor:
                 group.create_task(self._follow_events())
                 group.create_task(self._look_when_wanted())
                 group.create_task(self._resync_now_and_then())
+                group.create_task(self._serving.run(self.ready))
                 group.create_task(
                     self._tenure.run(
                         lambda: (self._assignments or {}).values(), self._apply_hold, self._journal.save_time
@@ -340,6 +343,8 @@ class Supervisor:
         except Exception:  # a bug in one replica's step must not stop the others; its state stays as it was
             log.exception("replica.step_failed", replica=replica_id, cause=repr(event)[:500])
             return
+        if has_host_ports(held.state.assignment):
+            self._serving.put(replica_id, ready=held.state.phase is ReplicaPhase.READY)
         for effect in effects:
             self._carry_out_effect(replica_id, held, effect)
         if replica_id in self._replicas:
@@ -396,6 +401,8 @@ class Supervisor:
         task.add_done_callback(self._tasks.discard)
 
     async def _operate(self, replica_id: str, held: _Held, operation: m.Operation) -> None:
+        if isinstance(operation, m.StopContainer):  # first no new connection, then the request to stop
+            await self._serving.withdrawn(replica_id)
         event = await self._operator.run(replica_id, operation, held.state.assignment)
         held.operations_ended += 1
         if self._replicas.get(replica_id) is held:
@@ -452,6 +459,7 @@ class Supervisor:
         """Looks at every replica again, and for sandboxes that nobody knows."""
         self._survey_wanted = True
         self._look_wanted.set()
+        self._serving.refresh()
         for replica_id in list(self._replicas):
             self._post(replica_id, m.SomethingChanged())
 

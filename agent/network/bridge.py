@@ -80,14 +80,21 @@ class ReplicaNetworks:
         ADDRESSES_USED.set(len(self._book))
         return address
 
-    async def start(self, known: Mapping[str, tuple[IPv4Address, Sequence[PortBinding]]]) -> None:
+    async def start(
+        self,
+        known: Mapping[str, tuple[IPv4Address, Sequence[PortBinding]]],
+        *,
+        owners: Mapping[str, str] | None = None,
+    ) -> None:
         """Makes the bridge and the table, takes over the networks of `known` replicas and removes all others of
-        this agent. Repeatable. Raises FailedPrecondition(reason="NetworkUnavailable")."""
+        this agent; all of them serve their host ports until `set_serving`. `owners`: as in `ensure`, by replica.
+        Repeatable. Raises FailedPrecondition(reason="NetworkUnavailable")."""
         self._book.restore({replica: address for replica, (address, _) in known.items()})
         ADDRESSES_USED.set(len(self._book))
         self._ports.close()
         for replica, (address, bindings) in known.items():
-            self._ports.claim(replica, ports.forwards(address, bindings), adopted=True)
+            owner = (owners or {}).get(replica, "")
+            self._ports.claim(replica, ports.forwards(address, bindings), owner=owner, adopted=True)
         try:
             await self._run(self._make_bridge)
             await self._run(self._reattach, frozenset(known))
@@ -102,12 +109,13 @@ class ReplicaNetworks:
         for replica in removed:
             log.info("network.leftover_removed", replica=replica, bridge=self.bridge)
 
-    async def ensure(self, replica_id: str, bindings: Sequence[PortBinding]) -> IPv4Address:
-        """The replica's network, with its host ports. Repeatable; repairs what a reboot took away. Raises
+    async def ensure(self, replica_id: str, bindings: Sequence[PortBinding], *, owner: str = "") -> IPv4Address:
+        """The replica's network, with its host ports, which replicas of the same `owner` share ("": not at all).
+        Repeatable; repairs what a reboot took away. Raises
         FailedPrecondition(reason="HostPortInUse"), ResourceExhausted(reason="NoAddress")."""
         address = self.reserve(replica_id)
         wanted = ports.forwards(address, bindings)
-        self._ports.claim(replica_id, wanted)
+        self._ports.claim(replica_id, wanted, owner=owner)
         began = time.monotonic()
         try:
             await self._run(self._make, replica_id, address, bool(wanted))
@@ -119,6 +127,11 @@ class ReplicaNetworks:
             await self._write_table()
         SETUP_SECONDS.observe(time.monotonic() - began)
         return address
+
+    async def set_serving(self, replica_ids: frozenset[str]) -> None:
+        """Only these get new connections through their host ports from now on. Repeatable."""
+        if self._ports.set_serving(replica_ids):
+            await self._write_table()
 
     async def remove(self, replica_id: str) -> None:
         """Takes the replica's network away. Repeatable."""
@@ -148,7 +161,7 @@ class ReplicaNetworks:
 
     async def _write_table(self) -> None:
         async with self._table:
-            await self._run(self._ports.write)
+            await self._run(ports.run_nft, self._ports.table())
 
     def _make_bridge(self) -> None:
         with Netlink() as kernel:

@@ -4,6 +4,10 @@ One table per agent, named after its bridge, replaced as a whole in one transact
 this host by any of its addresses including 127.0.0.1 (which is why the bridge has route_localnet, and why packets
 to 127.0.0.0/8 that come in from it are dropped), and from replicas, also the same one (hairpin).
 
+Replicas of one owner (a workload) may share a host port: each new connection goes to the next of those that serve. A
+replica that is told not to serve keeps the connections it has, which the kernel tracks, and gets no new one. Where
+none serves a connection is refused, by the socket below.
+
 The socket is bound and never listens: it makes the port visibly taken, for another agent on this machine as well.
 """
 
@@ -51,12 +55,26 @@ def table_name(bridge: str) -> str:
 def ruleset(bridge: str, network: IPv4Network, wanted: Sequence[Forward]) -> str:
     """The agent's whole table as an nft script that replaces it atomically. Pure."""
     table = table_name(bridge)
-    maps, rules = [], []
+    maps, chains, rules = [], [], []
     for protocol in ("tcp", "udp"):
-        mine = sorted(forward for forward in wanted if forward.protocol == protocol)
-        elements = ", ".join(f"{forward.host_port} : {forward.address} . {forward.port}" for forward in mine)
-        content = f" elements = {{ {elements} }}" if mine else ""
+        backends: dict[int, list[str]] = {}
+        for forward in sorted(forward for forward in wanted if forward.protocol == protocol):
+            backends.setdefault(forward.host_port, []).append(f"{forward.address} . {forward.port}")
+        single = ", ".join(f"{port} : {found[0]}" for port, found in backends.items() if len(found) == 1)
+        shared = {port: found for port, found in backends.items() if len(found) > 1}
+        for port, found in shared.items():
+            targets = ", ".join(f"{index} : {backend}" for index, backend in enumerate(found))
+            pick = f"numgen inc mod {len(found)} map {{ {targets} }}"
+            chains += [
+                f"  chain {protocol}_{port} {{",
+                f"    meta l4proto {protocol} dnat ip addr . port to {pick}",
+                "  }",
+            ]
+        content = f" elements = {{ {single} }}" if single else ""
         maps.append(f"  map {protocol}_ports {{ type inet_service : ipv4_addr . inet_service;{content} }}")
+        if shared:
+            jumps = ", ".join(f"{port} : goto {protocol}_{port}" for port in shared)
+            rules.append(f"    {protocol} dport vmap {{ {jumps} }}")
         rules.append(f"    meta l4proto {protocol} dnat ip addr . port to {protocol} dport map @{protocol}_ports")
     return "\n".join(
         [
@@ -64,6 +82,7 @@ def ruleset(bridge: str, network: IPv4Network, wanted: Sequence[Forward]) -> str
             f"delete table ip {table}",
             f"table ip {table} {{",
             *maps,
+            *chains,
             "  chain host_ports {",
             *rules,
             "  }",
@@ -97,46 +116,67 @@ class HostPorts:
     def __init__(self, bridge: str, network: IPv4Network) -> None:
         self._bridge = bridge
         self._network = network
-        self._forwards: dict[str, tuple[Forward, ...]] = {}
+        self._forwards: dict[str, tuple[Forward, ...]] = {}  # by replica
+        self._owners: dict[str, str] = {}  # by replica
         self._sockets: dict[tuple[str, int], socket.socket] = {}
+        self._serving: frozenset[str] | None = None  # None: nobody said yet, and all serve
 
-    def claim(self, replica_id: str, wanted: Sequence[Forward], *, adopted: bool = False) -> None:
-        """Takes the ports, or none of them. Repeatable. `adopted`: the replica already runs with them, and a port that
-        somebody took meanwhile does not matter, because forwarding comes first. Raises
-        FailedPrecondition(reason="HostPortInUse")."""
+    def claim(self, replica_id: str, wanted: Sequence[Forward], *, owner: str = "", adopted: bool = False) -> None:
+        """Takes the ports, or none of them. Repeatable. Replicas of the same `owner` share; one of none shares with
+        nobody. `adopted`: the replica already runs with them, and a port that somebody took meanwhile does not matter,
+        because forwarding comes first. Raises FailedPrecondition(reason="HostPortInUse")."""
         if replica_id in self._forwards:
             return
         bound: list[tuple[str, int]] = []
         try:
             for forward in wanted:
                 key = (forward.protocol, forward.host_port)
+                holders = self._holders(key)
+                if key in bound or any(not owner or self._owners[holder] != owner for holder in holders):
+                    raise _in_use(forward, f"by {self._name(holders)} on this node")
                 if key in self._sockets:
-                    raise _in_use(forward, f"by {self._owner(key)} on this node")
+                    continue
                 try:
                     self._sockets[key] = _bind(forward)
                     bound.append(key)
                 except OSError as error:
-                    if not adopted:
+                    if not adopted and not holders:
                         raise _in_use(forward, "on this machine", error) from None
         except FailedPrecondition:
             for key in bound:
                 self._sockets.pop(key).close()
             raise
         self._forwards[replica_id] = tuple(wanted)
+        self._owners[replica_id] = owner
 
     def release(self, replica_id: str) -> bool:
         """Gives the ports back. True: the table must be written again."""
         forwards = self._forwards.pop(replica_id, ())
+        self._owners.pop(replica_id, None)
         for forward in forwards:
-            held = self._sockets.pop((forward.protocol, forward.host_port), None)
-            if held is not None:
+            key = (forward.protocol, forward.host_port)
+            if not self._holders(key) and (held := self._sockets.pop(key, None)) is not None:
                 held.close()
         return bool(forwards)
 
-    def write(self) -> None:
-        """Brings the table into the kernel. Blocks for about 10 ms. Raises Internal if nft refuses."""
-        wanted = [forward for mine in self._forwards.values() for forward in mine]
-        run_nft(ruleset(self._bridge, self._network, wanted))
+    def set_serving(self, replica_ids: frozenset[str]) -> bool:
+        """Which replicas get new connections. True: the table must be written again."""
+        before = self._wanted()
+        self._serving = replica_ids
+        return self._wanted() != before
+
+    def table(self) -> str:
+        """The script for `run_nft` that brings this into the kernel."""
+        return ruleset(self._bridge, self._network, self._wanted())
+
+    def _wanted(self) -> list[Forward]:
+        serving = self._serving
+        return [
+            forward
+            for replica, mine in sorted(self._forwards.items())
+            if serving is None or replica in serving
+            for forward in mine
+        ]
 
     def close(self) -> None:
         """Lets go of the sockets; forwarding stays."""
@@ -144,15 +184,21 @@ class HostPorts:
             held.close()
         self._sockets.clear()
         self._forwards.clear()
+        self._owners.clear()
+        self._serving = None
 
     def snapshot(self) -> Mapping[str, tuple[Forward, ...]]:
         return dict(self._forwards)
 
-    def _owner(self, key: tuple[str, int]) -> str:
-        for replica, mine in self._forwards.items():
-            if any((forward.protocol, forward.host_port) == key for forward in mine):
-                return f"replica {replica}"
-        return "another container of this replica"
+    def _holders(self, key: tuple[str, int]) -> list[str]:
+        return [
+            replica
+            for replica, mine in self._forwards.items()
+            if any((forward.protocol, forward.host_port) == key for forward in mine)
+        ]
+
+    def _name(self, holders: Sequence[str]) -> str:
+        return f"replica {holders[0]}" if holders else "another container of this replica"
 
 
 def remove_table(bridge: str) -> None:
@@ -162,6 +208,7 @@ def remove_table(bridge: str) -> None:
 
 
 def run_nft(script: str) -> None:
+    """Blocks for about 10 ms. Raises Internal where nft refuses the script, FailedPrecondition where there is none."""
     try:
         done = subprocess.run(
             [_NFT, "-f", "-"], input=script, text=True, capture_output=True, timeout=_TIMEOUT_S, check=False

@@ -167,6 +167,12 @@ class Runtime(Protocol):
         """Kills what still runs and deletes everything: containers, snapshots, cgroups, network, logs."""
         ...
 
+    async def set_serving(self, replica_ids: frozenset[str]) -> None:
+        """From now on only these replicas get new connections through their host ports; the others keep those that
+        they have. Until it was called, all do. Where a runtime forwards nothing (a process listens on the port by
+        itself) this does nothing. Repeatable; ids that are not here do not matter."""
+        ...
+
     def log_path(self, replica_id: str, container: str) -> Path:
         """The file that holds stdout and stderr of all attempts, appended as they come."""
         ...

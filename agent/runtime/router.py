@@ -122,6 +122,10 @@ class RouterRuntime:
             await each.remove_sandbox(replica_id)
         self._holders.pop(replica_id, None)
 
+    async def set_serving(self, replica_ids: frozenset[str]) -> None:
+        for runtime in self._runtimes:
+            await runtime.set_serving(replica_ids)
+
     def log_path(self, replica_id: str, container: str) -> Path:
         return self._holding(replica_id).log_path(replica_id, container)
 

@@ -180,6 +180,7 @@ class FakeDevice:
         self.program = program
         self.images: dict[str, Image] | None = None if images is None else dict(images)
         self.reachable = True
+        self.serving: frozenset[str] | None = None  # None: nobody said
         self.calls: deque[tuple[str, str]] = deque(maxlen=10_000)
         self.sandboxes: dict[str, _FakeSandbox] = {}
         self.events = EventHub()
@@ -374,6 +375,10 @@ class FakeRuntime:
                 self.device.exit(replica_id, name, code=137)
             del self.device.sandboxes[replica_id]
             shutil.rmtree(self.device.directory / replica_id, ignore_errors=True)
+
+    async def set_serving(self, replica_ids: frozenset[str]) -> None:
+        self.device.enter("set_serving")
+        self.device.serving = replica_ids
 
     def log_path(self, replica_id: str, container: str) -> Path:
         return self.device.log_path(replica_id, container)

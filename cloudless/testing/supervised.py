@@ -16,6 +16,7 @@ from cloudless.agent.supervisor import Supervisor
 from cloudless.core.model import Assignment, ReplicaPhase, ReplicaStatus
 from cloudless.core.spec import (
     Container,
+    ContainerPort,
     ExecProbe,
     PreStop,
     Probe,
@@ -42,6 +43,7 @@ def assignment(
     readiness: Probe | None = None,
     startup: Probe | None = None,
     memory_bytes: int = 0,
+    host_port: int = 0,
     pre_stop: PreStop | None = None,
     grace_ms: int = 5_000,
 ) -> Assignment:
@@ -50,6 +52,7 @@ def assignment(
             name=n,
             image="i",
             resources=Resources(limits=ResourceAmounts(memory_bytes=memory_bytes)),
+            ports=(ContainerPort(container_port=80, host_port=host_port),) if host_port else (),
             liveness_probe=liveness,
             readiness_probe=readiness,
             startup_probe=startup,

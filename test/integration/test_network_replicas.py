@@ -1,8 +1,10 @@
 """Replica networks in the real kernel: reachability, host ports, coexistence, repair, removal."""
 
 import asyncio
+import contextlib
 import os
 import socket
+import socketserver
 import subprocess
 import threading
 import uuid
@@ -170,6 +172,63 @@ async def test_a_host_port_is_reached_from_everywhere(network, unused_tcp_port):
     await network.remove("web")
     with pytest.raises(OSError, match="refused"):
         ask("127.0.0.1", unused_tcp_port)
+
+
+async def test_replicas_of_one_workload_share_a_host_port(network, unused_tcp_port):
+    """Each new connection goes to the next that serves; those that are there stay where they are."""
+    binding = [PortBinding("http", 8080, unused_tcp_port, Protocol.TCP)]
+    for name in ("old", "new"):
+        await network.ensure(name, binding, owner="d/web")
+    with echoing(network, "old", 8080), echoing(network, "new", 8080), contextlib.ExitStack() as open_ones:
+
+        def connect():
+            connection = open_ones.enter_context(socket.create_connection(("127.0.0.1", unused_tcp_port), timeout=2))
+            return connection.recv(100).decode(), connection
+
+        both = dict(connect() for _ in range(4))
+        assert set(both) == {"old", "new"}
+        await network.set_serving(frozenset({"old"}))
+        assert {connect()[0] for _ in range(6)} == {"old"}
+        await network.set_serving(frozenset({"new"}))
+        assert {connect()[0] for _ in range(6)} == {"new"}
+        for name, connection in both.items():  # through three tables since it was made
+            connection.sendall(b"still there")
+            assert connection.recv(100) == b"still there", name
+        await network.set_serving(frozenset())
+        with pytest.raises(OSError, match="refused"):
+            connect()
+        both["old"].sendall(b"and still")
+        assert both["old"].recv(100) == b"and still"
+    await network.remove("old")
+    await network.set_serving(frozenset({"new"}))
+    with serving(network, "new", 8080):
+        assert ask("127.0.0.1", unused_tcp_port).startswith("new")
+
+
+@contextmanager
+def echoing(network, replica, port):
+    """Says the replica's name on each connection, and then what it hears."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.sendall(replica.encode())
+            while heard := self.request.recv(100):
+                self.request.sendall(heard)
+
+    class Server(socketserver.ThreadingTCPServer):
+        allow_reuse_address = True
+        daemon_threads = True
+        block_on_close = False
+
+    server = namespaces.inside(network.namespace_path(replica), lambda: Server(("0.0.0.0", port), Handler))
+    thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.02))
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 async def test_a_udp_host_port(network, unused_udp_port):

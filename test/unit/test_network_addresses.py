@@ -120,3 +120,36 @@ def test_a_port_that_a_program_uses_is_refused_and_none_of_the_others_is_taken(u
         claim(held, "two", free)
         held.claim("adopted", [wanted[1]], adopted=True)
         held.close()
+
+
+def test_replicas_of_one_owner_share_a_port_until_the_last_of_them_goes(unused_tcp_port):
+    held = ports.HostPorts("br0", NETWORK)
+    claim(held, "one", unused_tcp_port, owner="d/web")
+    claim(held, "two", unused_tcp_port, owner="d/web")
+    for stranger in ("d/other", ""):
+        with pytest.raises(FailedPrecondition, match="replica one"):
+            claim(held, "three", unused_tcp_port, owner=stranger)
+    assert held.release("one") is True
+    other_agent = ports.HostPorts("br1", NETWORK)
+    with pytest.raises(FailedPrecondition):
+        claim(other_agent, "three", unused_tcp_port)
+    held.release("two")
+    claim(other_agent, "three", unused_tcp_port)
+    other_agent.close()
+
+
+def test_only_those_that_serve_get_connections(unused_tcp_port):
+    held = ports.HostPorts("br0", NETWORK)
+    for number in (5, 6, 7):
+        forward = ports.Forward("tcp", unused_tcp_port, IPv4Address(f"10.9.0.{number}"), 80)
+        held.claim(f"r{number}", [forward], owner="d/web")
+    assert "numgen inc mod 3 map { 0 : 10.9.0.5 . 80, 1 : 10.9.0.6 . 80, 2 : 10.9.0.7 . 80 }" in held.table()
+    assert held.set_serving(frozenset({"r6", "r7", "elsewhere"})) is True
+    assert held.set_serving(frozenset({"r6", "r7"})) is False
+    assert "numgen inc mod 2 map { 0 : 10.9.0.6 . 80, 1 : 10.9.0.7 . 80 }" in held.table()
+    assert held.set_serving(frozenset({"r7"})) is True
+    assert "numgen" not in held.table()
+    assert f"{unused_tcp_port} : 10.9.0.7 . 80" in held.table()
+    assert held.set_serving(frozenset()) is True
+    assert "elements" not in held.table()
+    held.close()

@@ -186,6 +186,10 @@ class ContainerdRuntime:
             del self._sandboxes[replica_id]
             log.info("sandbox.removed", replica=replica_id)
 
+    async def set_serving(self, replica_ids: frozenset[str]) -> None:
+        self._connected()
+        await self._networks.set_serving(replica_ids)
+
     # containers
 
     async def start_container(self, sandbox: Sandbox, container: Container, *, attempt: int) -> ContainerView:
@@ -299,7 +303,7 @@ class ContainerdRuntime:
             for sandbox in sandboxes
             if not sandbox.host_network
         }
-        await self._networks.start(networks)
+        await self._networks.start(networks, owners={sandbox.replica_id: _owner(sandbox) for sandbox in sandboxes})
 
     async def _remove_strays(self, records: Sequence[containers_pb2.Container]) -> None:
         """What a killed agent left half made or half removed."""
@@ -351,7 +355,7 @@ class ContainerdRuntime:
         address = "" if known.host_network else known.address
         await asyncio.to_thread(self._folders.make, known.replica_id, address=address)
         if not known.host_network:
-            await self._networks.ensure(known.replica_id, known.ports)
+            await self._networks.ensure(known.replica_id, known.ports, owner=_owner(known))
 
     async def _containers_of(self, replica_id: str) -> Sequence[ContainerView]:
         views = []
@@ -465,3 +469,8 @@ class ContainerdRuntime:
         if lock is None:
             lock = self._locks[replica_id] = asyncio.Lock()
         return lock
+
+
+def _owner(sandbox: labels.SandboxRecord) -> str:
+    """Whose replicas share a host port: a workload's."""
+    return f"{sandbox.namespace}/{sandbox.workload}"

@@ -324,6 +324,9 @@ class ProcessRuntime:
 
     # --- looking inside ---
 
+    async def set_serving(self, replica_ids: frozenset[str]) -> None:
+        """Nothing: a process listens on its port by itself."""
+
     def log_path(self, replica_id: str, container: str) -> Path:
         return state.ReplicaFolder(self._directory, replica_id).log(container)
 

@@ -1,0 +1,79 @@
+"""Keeps the runtime told which replicas get new connections through their host ports: those that are ready.
+
+Level-triggered: the whole set is told whenever it changed, one call at a time, and again with each resync. Nothing is
+told before every replica on the node is known, so that an agent's restart takes nobody out of traffic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from cloudless.agent.runtime.base import Runtime
+from cloudless.core.model import Assignment
+from cloudless.errors import CloudlessError
+
+log = structlog.get_logger(__name__)
+
+_CALL_S: Final = 30.0
+_RETRY_DELAY_S: Final = 1.0
+# A runtime that does not answer must not keep a container from being stopped.
+_WITHDRAWAL_S: Final = 2.0
+
+
+def has_host_ports(assignment: Assignment | None) -> bool:
+    return assignment is not None and any(p.host_port for c in assignment.spec.containers for p in c.ports)
+
+
+class Serving:
+    """Event loop only. Replicas without host ports do not matter here."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._ready: set[str] = set()
+        self._told: frozenset[str] | None = None
+        self._changed = asyncio.Event()
+        self._changed.set()  # that nobody is ready must be told, too
+        self._was_told = asyncio.Condition()
+
+    def put(self, replica_id: str, *, ready: bool) -> None:
+        """What is so now of a replica with host ports. Repeatable."""
+        if ready is not (replica_id in self._ready):
+            (self._ready.add if ready else self._ready.discard)(replica_id)
+            self._changed.set()
+
+    def refresh(self) -> None:
+        """Tells it all again: the runtime may have begun anew."""
+        self._changed.set()
+
+    async def withdrawn(self, replica_id: str) -> None:
+        """Returns once the replica gets no new connection, or cannot be kept from them in time."""
+        if replica_id not in self._ready and (self._told is None or replica_id not in self._told):
+            return
+        try:
+            async with asyncio.timeout(_WITHDRAWAL_S), self._was_told:
+                await self._was_told.wait_for(lambda: self._told is None or replica_id not in self._told)
+        except TimeoutError:
+            log.warning("serving.not_withdrawn", replica=replica_id)
+
+    async def run(self, all_known: asyncio.Event) -> None:
+        """Tells; once `all_known`. Ends by cancellation."""
+        await all_known.wait()
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            ready = frozenset(self._ready)
+            try:
+                async with asyncio.timeout(_CALL_S):
+                    await self._runtime.set_serving(ready)
+            except (CloudlessError, TimeoutError, OSError) as error:
+                cause = str(error) or "timed out"
+                log.warning("serving.not_told", cause=cause, retry_in_ms=int(_RETRY_DELAY_S * 1000))
+                self._changed.set()
+                await asyncio.sleep(_RETRY_DELAY_S)
+                continue
+            async with self._was_told:
+                self._told = ready
+                self._was_told.notify_all()
