@@ -25,6 +25,7 @@ from cloudless.coordinator.assigning import Granting
 from cloudless.coordinator.core.assignments import assignments_for
 from cloudless.coordinator.core.commands import ReportedReplica, ReportNode, ReportReplicas
 from cloudless.coordinator.core.liveness import LEFT, news
+from cloudless.coordinator.core.node_health import SKEW_STEP_MS, recordable, skew_to_record, with_health
 from cloudless.coordinator.core.state import State
 from cloudless.core.model import Assignment, DeviceInfo, NodeState, NodeUsage, ReplicaStatus
 from cloudless.errors import CloudlessError, InvalidArgument, NotFound, PermissionDenied, ResourceExhausted, Unavailable
@@ -41,6 +42,7 @@ HELD_REPORTS_MAX = 8
 DEVICE_BYTES_MAX = 64 * 1024
 STATUS_BYTES_MAX = 64 * 1024
 _ID_LENGTH_MAX = 128
+_SKEWS_KEPT = 16
 FIRST_ASSIGNMENTS_MS = 250  # they come before all else but the Welcome, unless it takes longer to be sure of them
 RETRY_DELAY_MS_MIN = 100
 RETRY_DELAY_MS_MAX = 5_000
@@ -95,7 +97,9 @@ class AgentSession:
         self.boot_id = hello.boot_id[:_ID_LENGTH_MAX]
         self.usage: NodeUsage | None = None
         self.reported: types_pb2.NodeUsage | None = None  # the same, as it came
-        self.clock_skew_ms = hello.wall_clock_ms - clock.now_ms() if hello.wall_clock_ms else 0
+        self._skews_ms: deque[int] = deque(maxlen=_SKEWS_KEPT)
+        self.clock_skew_ms = 0
+        self._measure_skew(hello.wall_clock_ms, clock.now_ms())
         self.began_at_ms = self.heard_at_ms = clock.monotonic_ms()
         self.left = ""
         self._stream = stream
@@ -146,6 +150,7 @@ class AgentSession:
         """Looks at the coordinators' addresses again and sends them if they changed."""
         self._addresses_due = True
         self._write_due.set()
+        self._record_due.set()  # the log may take more of what the node said than it did
 
     def replicas_changed(self) -> None:
         """Looks again whether the log has the node's newest word on its replicas. An older one can come behind it: what
@@ -213,8 +218,16 @@ class AgentSession:
                 raise InvalidArgument("a session has one hello", reason="UnexpectedHello")
             # A message of a later version has no kind here: it is ignored.
 
+    def _measure_skew(self, wall_clock_ms: int, now_ms: int) -> None:
+        """A message that was long on its way makes the node's clock look late: the one that was quickest counts."""
+        if wall_clock_ms:
+            self._skews_ms.append(wall_clock_ms - now_ms)
+            self.clock_skew_ms = max(self._skews_ms)
+
     def _on_heartbeat(self, heartbeat: session_pb2.Heartbeat) -> None:
         HEARTBEATS.inc()
+        if heartbeat.wall_clock_ms:
+            self._measure_skew(heartbeat.wall_clock_ms, self._clock.now_ms())
         if heartbeat.HasField("usage"):
             self.usage = from_proto(heartbeat.usage, NodeUsage)
             self.reported = heartbeat.usage
@@ -223,6 +236,8 @@ class AgentSession:
         node = self._store.snapshot.state.nodes.get(self.node_id)
         if node is None or node.state is not NodeState.READY:
             self._record_due.set()  # it was given up while it was silent
+        elif abs(self.clock_skew_ms - node.clock_skew_ms) > SKEW_STEP_MS:
+            self._record_due.set()
         elif self._reports and self._was_silent:
             self._was_silent = False
             self._record_due.set()
@@ -376,18 +391,25 @@ class AgentSession:
         node = self._store.snapshot.state.nodes.get(self.node_id)
         if node is None:
             raise removed(self.node_id)
-        device = self._device
+        state = self._store.snapshot.state
+        told, device = self._device, self._device
+        if device is not None:
+            device = recordable(device, state)
         changed = device is not None and device != node.device and not self._device_refused
-        if node.state is NodeState.READY and not changed:
+        skew_ms = skew_to_record(node, self.clock_skew_ms, state)
+        if node.state is NodeState.READY and not changed and skew_ms is None:
             return
-        command = ReportNode(self.node_id, NodeState.READY, "connected", device if changed else None)
+        command = ReportNode(
+            self.node_id, NodeState.READY, "connected", device if changed else None, clock_skew_ms=skew_ms
+        )
+        command = with_health(command, state, now_ms=self._clock.now_ms())
         try:
             await self._store.propose(command, actor=f"node/{self.node_id}")
         except InvalidArgument as error:
             if not changed:
                 raise
             log.warning("session.device_refused", node=self.node_id, reason=error.reason, cause=error.message)
-            self._device_refused = device is self._device
+            self._device_refused = told is self._device
             self._record_due.set()
             return
         if node.state is not NodeState.READY:

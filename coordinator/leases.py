@@ -30,6 +30,7 @@ from cloudless.coordinator.core.liveness import (
     judge,
     leased,
 )
+from cloudless.coordinator.core.node_health import with_health
 from cloudless.coordinator.core.state import State
 from cloudless.coordinator.store import Store
 from cloudless.core.model import Node
@@ -370,7 +371,11 @@ class Leases:
     async def _record(self, node: Node, verdict: Judgement, term: int) -> None:
         assert verdict.state is not None
         try:
-            command = ReportNode(node.id, verdict.state, verdict.reason)
+            command = with_health(
+                ReportNode(node.id, verdict.state, verdict.reason),
+                self._store.snapshot.state,
+                now_ms=self._clock.now_ms(),
+            )
             await self._store.propose(command, actor=self._actor, term=term)
         except CloudlessError as error:
             if is_leadership_lost(error):

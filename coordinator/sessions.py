@@ -32,6 +32,7 @@ from cloudless.coordinator.channels import (
 from cloudless.coordinator.core.assignments import nodes_to_tell
 from cloudless.coordinator.core.outcome import Change
 from cloudless.coordinator.core.state import State
+from cloudless.coordinator.health import HealthKeeper
 from cloudless.coordinator.leases import HERE, Leases
 from cloudless.coordinator.observing import Announcer, Observations, Observer, Peers, Sighting
 from cloudless.coordinator.store import Batch, Store
@@ -123,6 +124,7 @@ class SessionHub:
             shared=lambda: bool(self._peers.ids()),
             on_silent=lambda node_id: self._announcer.connected(node_id),
         )
+        self._health = HealthKeeper(store, clock, actor=f"coordinator/{coordinator_id}")
         self._channels = ChannelTable(new_channel_id)
         self._sessions: dict[str, AgentSession] = {}
         interval_ms = config.heartbeat_interval_ms
@@ -147,6 +149,7 @@ class SessionHub:
             asyncio.create_task(self._keep(self._follow), name="sessions-follow"),
             asyncio.create_task(self._keep(self._leases.run), name="sessions-judge"),
             asyncio.create_task(self._keep(self._observer.run), name="sessions-observe"),
+            asyncio.create_task(self._keep(self._health.run), name="sessions-health"),
         ]
 
     async def close(self) -> None:
@@ -450,6 +453,7 @@ class SessionHub:
             if change.kind == "node":
                 self._node_changed(change, before, batch.state)
             elif change.kind == "replica":
+                self._health.replica_changed(change, before, batch.state)
                 replica = batch.state.replicas.get(change.key)
                 session = self._sessions.get(replica.node_id) if replica is not None else None
                 if session is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from cloudless.coordinator.core import amounts, lifecycle
+from cloudless.coordinator.core import amounts, lifecycle, online_hours
 from cloudless.coordinator.core.apply_tokens import pattern_admits, usable_token
 from cloudless.coordinator.core.commands import EnrollNode, RemoveNode, RenewCertificate, ReportNode, UpdateNode
 from cloudless.coordinator.core.outcome import ApplyResult
@@ -16,6 +16,7 @@ from cloudless.core.model import JoinToken, Node, NodeState, Replica, Severity, 
 from cloudless.core.replacing import replace
 from cloudless.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, TokenRefused
 
+SKEW_MS_MAX: Final = 5_000  # a device's clock that is further off is worth a warning
 _USED_BY_KEPT: Final = 1000  # names kept with a token that admits many
 
 
@@ -170,16 +171,52 @@ def report_node(t: Transition, command: ReportNode) -> ApplyResult:
     if any(getattr(device.capacity, name) < 0 for name in amounts.ACCOUNTED):
         raise InvalidArgument(f"node {before.id} reports a negative capacity", reason="BadCapacity")
     _check_labels(device.labels)
-    if state is was and device == before.device:
+    node = _with_records(replace(before, device=device), command)
+    if state is was and node == before:
         return t.accepted("unchanged", revision=before.revision)
-    node = replace(before, device=device)
     if state is not was:
         node = replace(node, state=state, state_reason=command.reason, state_since_ms=t.now_ms)
     t.put_node(node)
     if state is not was:
         _tell_state(t, node, was)
+    _tell_clock(t, node, before.clock_skew_ms)
     _evict_what_no_longer_fits(t, node)
     return t.accepted("updated")
+
+
+def _with_records(node: Node, command: ReportNode) -> Node:
+    """What the proposer made of the node's past, where it knew all of it: a record that is older than the one here was
+    made in ignorance of what happened between."""
+    record, presence = command.reliability, command.presence
+    if record is not None:
+        if not 0 <= record.available_permille <= 1000 or record.losses_milli < 0 or record.failed_starts_milli < 0:
+            raise InvalidArgument(f"node {node.id} has no such reliability", reason="BadReliability")
+        if node.reliability is None or record.updated_at_ms >= node.reliability.updated_at_ms:
+            node = replace(node, reliability=record)
+    if presence is not None:
+        hours = presence.online_permille
+        if len(hours) not in (0, online_hours.HOURS) or not all(online_hours.UNSEEN <= hour <= 1000 for hour in hours):
+            raise InvalidArgument(f"node {node.id} has no such presence", reason="BadPresence")
+        if node.presence is None or presence.updated_at_ms >= node.presence.updated_at_ms:
+            node = replace(node, presence=presence)
+    if command.clock_skew_ms is not None:
+        node = replace(node, clock_skew_ms=command.clock_skew_ms)
+    return node
+
+
+def _tell_clock(t: Transition, node: Node, was_ms: int) -> None:
+    """Once it goes wrong by more than is harmless, and again where it jumps."""
+    skew_ms = node.clock_skew_ms
+    jumped = abs(was_ms) <= SKEW_MS_MAX or abs(skew_ms - was_ms) > SKEW_MS_MAX
+    if abs(skew_ms) <= SKEW_MS_MAX or skew_ms == was_ms or not jumped:
+        return
+    t.emit(
+        "node.clock_skewed",
+        f"node/{node.id}",
+        f"its clock is {abs(skew_ms) / 1000:.0f} s {'ahead of' if skew_ms > 0 else 'behind'} the coordinator's",
+        severity=Severity.WARNING,
+        metadata={"clock_skew_ms": str(skew_ms)},
+    )
 
 
 def _tell_state(t: Transition, node: Node, was: NodeState) -> None:
