@@ -15,10 +15,14 @@ from typing import Any, Union
 
 from hypothesis import strategies as st
 
+from cloudless.core.replacing import replace
 from cloudless.core.spec import (
+    Affinity,
     AntiAffinity,
     Backoff,
     Capabilities,
+    Completion,
+    ConcurrencyPolicy,
     Container,
     ContainerPort,
     Disruption,
@@ -27,6 +31,7 @@ from cloudless.core.spec import (
     GrpcProbe,
     HttpProbe,
     Metadata,
+    MissedRuns,
     Placement,
     Probe,
     Protocol,
@@ -37,6 +42,7 @@ from cloudless.core.spec import (
     RestartPolicyKind,
     Rollout,
     RolloutStrategy,
+    Schedule,
     SecurityContext,
     SecurityProfile,
     SpreadConstraint,
@@ -193,6 +199,8 @@ def _placements(draw: st.DrawFn) -> Placement:
         value=LABEL_VALUES,
         effect=st.none() | st.sampled_from(TaintEffect),
     ) | st.just(Toleration(operator="Exists"))
+    wish = st.builds(Affinity, workload=st.just("") | NAMES, topology_key=topology, weight=st.integers(0, 100))
+    labelled = st.builds(Affinity, match_labels=LABELS, topology_key=topology)
     return Placement(
         regions=draw(names),
         zones=draw(names),
@@ -202,8 +210,10 @@ def _placements(draw: st.DrawFn) -> Placement:
         anti_affinity=draw(
             st.lists(st.builds(AntiAffinity, st.just("") | NAMES, topology, st.booleans()), max_size=2).map(tuple)
         ),
+        affinity=draw(st.lists(wish | labelled, max_size=2).map(tuple)),
         spread=tuple(
-            SpreadConstraint(key, draw(st.integers(0, 5))) for key in draw(st.lists(topology, max_size=2, unique=True))
+            SpreadConstraint(key, draw(st.integers(0, 5)), draw(st.booleans()))
+            for key in draw(st.lists(topology, max_size=2, unique=True))
         ),
     )
 
@@ -243,4 +253,34 @@ def workloads(draw: st.DrawFn) -> tuple[Metadata, WorkloadSpec]:
         termination=Termination(draw(_DURATIONS)),
         security_context=draw(st.none() | _CONTEXTS),
     )
-    return metadata, spec
+    return metadata, draw(_of_runs(spec)) if draw(st.integers(0, 3)) == 3 else spec
+
+
+@st.composite
+def _of_runs(draw: st.DrawFn, spec: WorkloadSpec) -> WorkloadSpec:
+    """The same containers as a job or a cron."""
+    cron = draw(st.booleans())
+    missed = draw(st.none() | st.sampled_from(MissedRuns))
+    concurrency = [None, ConcurrencyPolicy.ALLOW, ConcurrencyPolicy.FORBID]
+    schedule = Schedule(
+        draw(st.sampled_from(["*/5 * * * *", "30 2 * * MON-FRI", "0 0 29 2 *", "@daily"])),
+        draw(st.sampled_from(["", "UTC", "Europe/Berlin", "Australia/Lord_Howe"])),
+        draw(
+            st.sampled_from(concurrency if missed is MissedRuns.RUN_ALL else [*concurrency, ConcurrencyPolicy.REPLACE])
+        ),
+        missed,
+        draw(st.integers(0, 50)),
+        draw(st.booleans()),
+    )
+    ttl_ms = 0 if cron else draw(_DURATIONS)
+    completion = Completion(draw(st.integers(0, 9)), draw(st.integers(0, 99)), ttl_ms, draw(_DURATIONS))
+    policy = draw(st.sampled_from([None, RestartPolicyKind.ON_FAILURE, RestartPolicyKind.NEVER]))
+    return replace(
+        spec,
+        type=WorkloadType.CRON if cron else WorkloadType.JOB,
+        replicas=draw(st.integers(0, 1)),
+        rollout=Rollout(),
+        restart_policy=replace(spec.restart_policy, policy=policy),
+        schedule=schedule if cron else None,
+        completion=draw(st.none() | st.just(completion)),
+    )
