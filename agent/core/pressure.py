@@ -3,6 +3,7 @@
 Each word has a threshold and a release level above it. A word is said when its measure has been below the threshold
 for `SETTLE_MS`, and taken back when it has been at or above the release level for `RELEASE_MS`; between the two levels
 nothing changes. So noise around either level says nothing, and a word changes at most twice in the sum of both times.
+A battery is no noise: its word has the two levels and no times, and mains end it at once.
 """
 
 from __future__ import annotations
@@ -123,7 +124,10 @@ def step(state: State, reading: Reading, limits: Limits, *, now_ms: int) -> Deci
         Word.DISK: _disk(reading, limits),
         Word.BATTERY: _battery(reading, limits),
     }
-    words = {word: _watch(state.words.get(word, Watched()), m, now_ms=now_ms) for word, m in measures.items()}
+    words = {
+        word: _watch(state.words.get(word, Watched()), measure, now_ms=now_ms, waits=word is not Word.BATTERY)
+        for word, measure in measures.items()
+    }
     due = state.evicted_at_ms is None or now_ms - state.evicted_at_ms >= EVICTION_INTERVAL_MS
     wanted = next((word for word in EVICTED_FOR if words[word].said and measures[word].short), None)
     stories = {word: measure.story for word, measure in measures.items()}
@@ -150,13 +154,13 @@ def automatic(stated: int, *, of: int, at_most: int) -> int:
     return stated or min(of // 20, at_most)
 
 
-def _watch(watched: Watched, measure: Measure, *, now_ms: int) -> Watched:
+def _watch(watched: Watched, measure: Measure, *, now_ms: int, waits: bool) -> Watched:
     short = (now_ms if watched.short_since_ms is None else watched.short_since_ms) if measure.short else None
     well = (now_ms if watched.well_since_ms is None else watched.well_since_ms) if measure.well else None
     said = watched.said
-    if not said and short is not None and now_ms - short >= SETTLE_MS:
+    if not said and short is not None and now_ms - short >= SETTLE_MS * waits:
         said = True
-    elif said and well is not None and now_ms - well >= RELEASE_MS:
+    elif said and well is not None and now_ms - well >= RELEASE_MS * waits:
         said = False
     return Watched(said, short, well)
 

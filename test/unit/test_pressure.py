@@ -97,6 +97,16 @@ def test_a_word_takes_a_moment_and_stays_until_it_is_well_for_a_while() -> None:
     assert after(*[(SHORT, 2000), (FINE, 1000)] * 10).said == ()
 
 
+def test_a_battery_is_believed_at_once() -> None:
+    limits = Limits(battery_floor_percent=30, battery_percent=10)
+    state, seen = State(), []
+    for level, on_mains in [(40, False), (39, False), (44, False), (45, False), (39, False), (39, True), (-1, False)]:
+        reading = dataclasses.replace(FINE, battery_percent=level, on_mains=on_mains)
+        state = pressure.step(state, reading, limits, now_ms=0).state
+        seen.append("battery" in state.said)
+    assert seen == [False, True, True, False, True, False, False]
+
+
 def test_one_goes_at_a_time_until_it_is_enough() -> None:
     state = after((SHORT, SETTLE_MS + 1000))
     now_ms = 100_000
