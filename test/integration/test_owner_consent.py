@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import subprocess
-import sys
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cloudless.agent import owner_cli
+from cloudless.api.v1 import control_pb2 as pb
+from cloudless.api.v1.convert import from_proto
+from cloudless.core.model import Replica, ReplicaPhase
 from cloudless.dev.fabric import AgentPlan, LocalFabric
 from cloudless.testing.fabric import running_fabric
 
@@ -52,25 +59,38 @@ def fabric(tmp_path_factory: pytest.TempPathFactory, supplies: Path):
 
 def owner(fabric: LocalFabric, *arguments: str, node: str = "one") -> str:
     """`cloudless-agent owner` on that device."""
-    program = Path(sys.executable).parent / "cloudless-agent"
-    place = f"--data-dir={fabric.directory / 'agents' / node}"
-    return subprocess.run([program, "owner", place, *arguments], capture_output=True, text=True, check=True).stdout
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = owner_cli.main([f"--data-dir={fabric.directory / 'agents' / node}", *arguments])
+    assert code == 0
+    return out.getvalue()
 
 
-def told(fabric: LocalFabric, node: str = "one") -> dict:
-    """What the coordinator knows of the owner's terms."""
-    return next(n["node"]["device"] for n in fabric.get("nodes") if n["node"]["id"] == node)
+def told(fabric: LocalFabric, node: str = "one") -> Any:
+    """What the coordinator knows of the device (DeviceInfo)."""
+    return fabric.call("NodeService", "GetNode", pb.GetNodeRequest(id=node)).node.node.device
 
 
-def replica(fabric: LocalFabric, workload: str) -> dict:
-    """The one that is not ending."""
-    found = [r for r in fabric.get("replicas") if r["workload"] == workload and not r.get("stopping")]
-    return found[0] if len(found) == 1 else {}
+def pressure(fabric: LocalFabric, node: str) -> list[str]:
+    return list(fabric.call("NodeService", "GetNode", pb.GetNodeRequest(id=node)).node.usage.pressure)
 
 
 def runs_on(fabric: LocalFabric, workload: str, node: str) -> bool:
-    found = replica(fabric, workload)
-    return found.get("nodeId") == node and found.get("status", {}).get("phase") == "Ready"
+    """Whether the one replica that is not ending is ready there."""
+    found = fabric.call("WorkloadService", "ListReplicas", pb.ListReplicasRequest(workload=workload)).replicas
+    present = [replica for replica in found if not replica.stopping]
+    ready = from_proto(present[0], Replica).status.phase is ReplicaPhase.READY if len(present) == 1 else False
+    return ready and present[0].node_id == node
+
+
+def pause(fabric: LocalFabric, node: str) -> None:
+    owner(fabric, "pause", node=node)
+    fabric.wait_for(lambda: told(fabric, node).owner.evicting, what="the pause to be told", timeout_s=10)
+
+
+def resume(fabric: LocalFabric, node: str) -> None:
+    assert "notice" in owner(fabric, "resume", node=node)
+    fabric.wait_for(lambda: told(fabric, node).owner.accepting, what="the resume to be told", timeout_s=10)
 
 
 def apply(fabric: LocalFabric, name: str, priority: int = 50) -> None:
@@ -78,84 +98,65 @@ def apply(fabric: LocalFabric, name: str, priority: int = 50) -> None:
 
 
 def test_terms_are_told_and_lower_the_capacity_at_once(fabric: LocalFabric) -> None:
-    before = told(fabric)["capacity"]["cpuMillis"]
-    out = owner(fabric, "set", "--share", "0.5", "--battery-floor-percent", "20")
-    assert "50%" in out
-    fabric.wait_for(lambda: told(fabric)["capacity"]["cpuMillis"] != before, what="the new capacity", timeout_s=10)
-    assert told(fabric)["owner"]["sharePercent"] == 50
-    assert told(fabric)["owner"]["batteryFloorPercent"] == 20
-    assert told(fabric)["owner"]["accepting"]
+    before = told(fabric).capacity.cpu_millis
+    assert "50%" in owner(fabric, "set", "--share", "0.5", "--battery-floor-percent", "20")
+    fabric.wait_for(lambda: told(fabric).capacity.cpu_millis == before // 2, what="half the capacity", timeout_s=10)
+    known = told(fabric).owner
+    assert (known.share_percent, known.battery_floor_percent, known.accepting) == (50, 20, True)
     owner(fabric, "set", "--unset", "share")
-    fabric.wait_for(lambda: told(fabric)["capacity"]["cpuMillis"] == before, what="the old capacity", timeout_s=10)
+    fabric.wait_for(lambda: told(fabric).capacity.cpu_millis == before, what="the old capacity", timeout_s=10)
 
 
 def test_a_bad_file_keeps_the_terms_and_says_why(fabric: LocalFabric) -> None:
     path = fabric.directory / "agents" / "one" / "owner.yaml"
     good = path.read_text()
     path.write_text("share: most of it\n")
+    os.kill(fabric.pid("agent-one"), signal.SIGHUP)
     state = fabric.directory / "agents" / "one" / "owner.state.json"
     fabric.wait_for(lambda: "share" in json.loads(state.read_text())["problem"], what="the problem", timeout_s=10)
-    assert told(fabric)["owner"]["batteryFloorPercent"] == 20
+    assert told(fabric).owner.battery_floor_percent == 20
     assert '"owner.terms_bad"' in fabric.log_file("agent-one").read_text()
     path.write_text(good)
     fabric.wait_for(lambda: not json.loads(state.read_text())["problem"], what="good terms", timeout_s=10)
 
 
-def test_what_is_paused_moves_and_what_is_resumed_takes_work_again(fabric: LocalFabric) -> None:
-    owner(fabric, "pause", node="two")
-    fabric.wait_for(lambda: told(fabric, "two")["owner"].get("evicting"), what="the pause to be told", timeout_s=10)
-    apply(fabric, "moved")
-    assert runs_on(fabric, "moved", "one")
-    assert "notice" in owner(fabric, "resume", node="two")
-    fabric.wait_for(lambda: told(fabric, "two")["owner"]["accepting"], what="the resume to be told", timeout_s=10)
-    assert "Paused" in owner(fabric, "pause", "--for", "1h") + owner(fabric, "show")
-    fabric.wait_for(lambda: runs_on(fabric, "moved", "two"), what="the replica on the other node", timeout_s=20)
-    owner(fabric, "resume")
-    fabric.wait_for(lambda: told(fabric)["owner"]["accepting"], what="the resume to be told", timeout_s=10)
-    fabric.ctl("delete", "workload", "moved", "--wait")
-
-
-def test_a_low_battery_moves_what_runs(fabric: LocalFabric, supplies: Path) -> None:
-    owner(fabric, "pause", node="two")
-    fabric.wait_for(lambda: told(fabric, "two")["owner"].get("evicting"), what="the pause to be told", timeout_s=10)
-    apply(fabric, "battery")
-    assert runs_on(fabric, "battery", "one")
-    owner(fabric, "resume", node="two")
-    fabric.wait_for(lambda: told(fabric, "two")["owner"]["accepting"], what="the resume to be told", timeout_s=10)
-    (supplies / "BAT0" / "capacity").write_text("19\n")  # the floor is 20 since the first test
-    fabric.wait_for(lambda: runs_on(fabric, "battery", "two"), what="the replica on mains", timeout_s=30)
-    assert told(fabric)["owner"]["notAcceptingReason"] == "BatteryLow"
+def test_what_is_paused_low_or_refused_runs_elsewhere(fabric: LocalFabric, supplies: Path) -> None:
+    pause(fabric, "two")
+    apply(fabric, "web")
+    assert runs_on(fabric, "web", "one")
+    resume(fabric, "two")
+    # paused
+    assert "until" in owner(fabric, "pause", "--for", "1h")
+    fabric.wait_for(lambda: runs_on(fabric, "web", "two"), what="the replica on the other node", timeout_s=20)
+    assert told(fabric).owner.not_accepting_reason == "Paused"
+    resume(fabric, "one")
+    # of a namespace that the other one's owner does not allow (any more)
+    owner(fabric, "set", "--namespaces", "mine", node="two")
+    fabric.wait_for(lambda: runs_on(fabric, "web", "one"), what="the replica where it may run", timeout_s=20)
+    assert '"NamespaceNotAllowed"' in fabric.log_file("agent-two").read_text()
+    owner(fabric, "set", "--unset", "namespaces", node="two")
+    fabric.wait_for(lambda: not told(fabric, "two").owner.namespaces, what="all namespaces", timeout_s=10)
+    # on a battery below the floor, which is 20 since the first test
+    (supplies / "BAT0" / "capacity").write_text("19\n")
+    fabric.wait_for(lambda: runs_on(fabric, "web", "two"), what="the replica on mains", timeout_s=20)
+    assert told(fabric).owner.not_accepting_reason == "BatteryLow"
     (supplies / "BAT0" / "status").write_text("Charging\n")
-    fabric.wait_for(lambda: told(fabric)["owner"]["accepting"], what="mains to be told", timeout_s=20)
-    fabric.ctl("delete", "workload", "battery", "--wait")
-
-
-def test_another_namespace_is_refused_on_the_node_too(fabric: LocalFabric) -> None:
-    owner(fabric, "pause", node="two")
-    apply(fabric, "foreign")
-    assert runs_on(fabric, "foreign", "one")
-    owner(fabric, "resume", node="two")
-    fabric.wait_for(lambda: told(fabric, "two")["owner"]["accepting"], what="the resume to be told", timeout_s=10)
-    owner(fabric, "set", "--namespaces", "mine")
-    fabric.wait_for(lambda: runs_on(fabric, "foreign", "two"), what="the replica elsewhere", timeout_s=30)
-    assert '"NamespaceNotAllowed"' in fabric.log_file("agent-one").read_text()
-    owner(fabric, "set", "--unset", "namespaces")
-    fabric.ctl("delete", "workload", "foreign", "--wait")
+    fabric.wait_for(lambda: told(fabric).owner.accepting, what="mains to be told", timeout_s=20)
+    fabric.ctl("delete", "workload", "web", "--wait")
 
 
 def test_a_node_that_is_short_of_memory_lets_the_lowest_priority_go(fabric: LocalFabric) -> None:
-    owner(fabric, "pause")
-    fabric.wait_for(lambda: told(fabric)["owner"].get("evicting"), what="the pause to be told", timeout_s=10)
+    pause(fabric, "one")
     apply(fabric, "low", priority=10)
     apply(fabric, "high", priority=90)
-    owner(fabric, "resume")
-    fabric.wait_for(lambda: told(fabric)["owner"]["accepting"], what="the resume to be told", timeout_s=10)
+    resume(fabric, "one")
     assert runs_on(fabric, "low", "two")
     assert runs_on(fabric, "high", "two")
     fabric.stop("agent-two")
     fabric.start_agent(AgentPlan("two", 2, runtimes=("process",), settings={"pressure-memory": "1000Gi"}))
     log = fabric.log_file("agent-two")
     fabric.wait_for(lambda: '"replica.evicted"' in log.read_text(), what="an eviction", timeout_s=20)
+    assert pressure(fabric, "two") == ["memory"]
     evicted = next(json.loads(line) for line in log.read_text().splitlines() if '"replica.evicted"' in line)
     assert evicted["replica"].startswith("low-")
     assert "priority 10" in evicted["message"]
