@@ -46,6 +46,7 @@ ASSIGNMENTS: Final = "assignments"
 LEASE: Final = "lease"
 CLOCK: Final = "clock"
 FACTS: Final = "facts"
+UNSIGNED: Final = "JournalUnsigned"  # by an agent, or for one, of an earlier version: no attack
 _MAGIC: Final = b"cloudless-journal"
 _VERSION: Final = 1
 _SIGNED: Final = 2  # the version of what a coordinator signed
@@ -159,6 +160,7 @@ class Journal:
         self._grants = grants
         self._facts: dict[str, tuple[ContainerFacts, ...]] = {}
         self._coordinators: tuple[str, ...] = ()
+        self.refused = ""  # why something that `load` found was not a coordinator's word; empty: nothing was
         self._dirty = asyncio.Event()
         self._writing = asyncio.Lock()
 
@@ -185,6 +187,8 @@ class Journal:
         except FileNotFoundError:
             return None
         except (Corrupt, Unauthenticated) as error:
+            if isinstance(error, Unauthenticated) and error.reason != UNSIGNED:
+                self.refused = error.reason
             aside = self._set_aside(path)
             log.warning("journal.set_aside", file=str(path), moved_to=str(aside), reason=error.reason, cause=str(error))
             return None
@@ -196,7 +200,7 @@ class Journal:
             return granted.lease.revision, granted.assignments, granted.lease
         revision, assignments = decode_assignments(unframe(data, fabric=self._fabric))
         if self._grants is not None:
-            raise Unauthenticated("no coordinator has signed these assignments", reason="JournalUnsigned")
+            raise Unauthenticated("no coordinator has signed these assignments", reason=UNSIGNED)
         return revision, assignments, None
 
     def _decode_lease(self, data: bytes) -> Lease | None:

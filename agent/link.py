@@ -67,7 +67,7 @@ class Node(Protocol):
 @dataclass(frozen=True, slots=True)
 class LinkServices:
     """What links are made of; shared by all of a session. `open_channel` must return at once. With `grants`, signed
-    assignments are asked for."""
+    assignments are asked for. `journal_refused` tells why the journal was not a coordinator's word, if so."""
 
     node: Node
     clock: Clock
@@ -78,6 +78,7 @@ class LinkServices:
     open_channel: Callable[[pb.OpenChannel, Stream], None]
     learn_coordinators: Callable[[tuple[str, ...]], None]
     grants: Grants | None = None
+    journal_refused: Callable[[], str] = str
 
 
 class Link:
@@ -122,6 +123,7 @@ class Link:
             assignments_revision=services.node.revision,
             only_with_leader=only_with_leader,
             signed_assignments=services.grants is not None,
+            journal_refused=services.journal_refused(),
         )
         hello.device.CopyFrom(to_proto(services.device(), types_pb2.DeviceInfo))
         await self._send(pb.ConnectRequest(hello=hello))

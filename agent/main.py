@@ -204,6 +204,7 @@ class Agent:
             open_channel=channels.open,
             learn_coordinators=journal.learn_coordinators,
             grants=grants,
+            journal_refused=lambda: journal.refused,
         )
         session = Session(
             connect, services, addresses=lambda: _addresses(config, journal.coordinators, learnt), jitter=jitter

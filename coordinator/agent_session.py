@@ -23,11 +23,11 @@ from cloudless.clock import Clock
 from cloudless.config import SessionConfig
 from cloudless.coordinator.assigning import Granting
 from cloudless.coordinator.core.assignments import assignments_for
-from cloudless.coordinator.core.commands import ReportedReplica, ReportNode, ReportReplicas
+from cloudless.coordinator.core.commands import RecordEvent, ReportedReplica, ReportNode, ReportReplicas
 from cloudless.coordinator.core.liveness import LEFT, news
 from cloudless.coordinator.core.node_health import SKEW_STEP_MS, recordable, skew_to_record, with_health
 from cloudless.coordinator.core.state import State
-from cloudless.core.model import Assignment, DeviceInfo, NodeState, NodeUsage, ReplicaStatus
+from cloudless.core.model import Assignment, DeviceInfo, NodeState, NodeUsage, ReplicaStatus, Severity
 from cloudless.errors import CloudlessError, InvalidArgument, NotFound, PermissionDenied, ResourceExhausted, Unavailable
 from cloudless.identity.signing import Signer
 from cloudless.streams import MessageStream
@@ -68,7 +68,7 @@ class ReplicatedStore(Protocol):
     @property
     def snapshot(self) -> Snapshot: ...
 
-    async def propose(self, command: Any, *, actor: str) -> Any: ...
+    async def propose(self, command: Any, *, actor: str, request_id: str | None = None) -> Any: ...
 
     async def read_barrier(self) -> int: ...
 
@@ -119,6 +119,7 @@ class AgentSession:
         self._said: dict[str, ReportedReplica] = {}  # its newest word on each replica
         self._compare_due = False  # the log may say otherwise by now
         self._held_reports: list[session_pb2.ReplicaReport] = []  # until the state here is current
+        self._journal_refused = hello.journal_refused[:_ID_LENGTH_MAX]  # to be recorded
         self._was_silent = False  # reports were held back because nothing was heard of the node
         self._report_sequence = 0
         self._record_due = asyncio.Event()
@@ -369,6 +370,7 @@ class AgentSession:
             self._record_due.clear()
             try:
                 await self._record_node()
+                await self._record_journal()
                 await self._record_replicas()
                 failures = 0
             except NotFound:
@@ -416,6 +418,22 @@ class AgentSession:
             log.info(
                 "node.ready", node=self.node_id, transition=f"{node.state or 'Enrolling'}->Ready", cause="connected"
             )
+
+    async def _record_journal(self) -> None:
+        if not self._journal_refused:
+            return
+        event = RecordEvent(
+            type="security.journal_refused",
+            severity=Severity.WARNING,
+            resource=f"node/{self.node_id}",
+            description=f"the node's stored assignments were not a coordinator's word ({self._journal_refused}); "
+            "nothing was started from them",
+            metadata={"node": self.node_id, "reason": self._journal_refused},
+        )
+        # The agent says so in each session: once for each of its lives is enough.
+        said_once = f"journal-refused/{self.node_id}/{self.instance_id}"
+        await self._store.propose(event, actor=f"node/{self.node_id}", request_id=said_once)
+        self._journal_refused = ""
 
     async def _record_replicas(self) -> None:
         if self._reports and self._is_silent():

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from pathlib import Path
 
+from cloudless.agent.journal import ASSIGNMENTS, frame
 from cloudless.agent.link import Link, LinkServices
 from cloudless.api.v1 import session_pb2 as pb
 from cloudless.config import SessionConfig
@@ -147,6 +148,7 @@ class Session:
             open_channel=lambda message, stream: None,
             learn_coordinators=lambda addresses: None,
             grants=self.node.grants if signed else None,
+            journal_refused=lambda: self.node.supervisor._journal.refused,
         )
         link = Link(near, services, on_doubt=lambda: None)  # type: ignore[arg-type]
         try:
@@ -290,6 +292,34 @@ def test_what_does_not_verify_is_not_acted_on(tmp_path: Path) -> None:
             assert (node.runs(), supervisor.revision) == ([], 0)
             connected.cancel()
             await asyncio.gather(connected, return_exceptions=True)
+        await session.hub.close()
+        await store.close()
+
+    run(story)
+
+
+def test_a_journal_that_was_altered_is_an_event_once_the_node_is_back(tmp_path: Path) -> None:
+    async def story(loop: asyncio.AbstractEventLoop) -> None:
+        session, store = await _session(loop, tmp_path, lease_ms=120_000)
+        node = session.node
+        async with node.agent():
+            connected = asyncio.ensure_future(session.connected())
+            await session.placed(store)
+            connected.cancel()
+            await asyncio.gather(connected, return_exceptions=True)
+        path = node.journal / ASSIGNMENTS
+        _, _, payload = path.read_bytes().partition(b"\n")
+        path.write_bytes(frame(payload.replace(b"web:1", b"bad:1"), fabric="f", version=2))
+        async with node.agent():
+            assert node.runs() == ["web-1"]
+            for _ in range(3):
+                connected = asyncio.ensure_future(session.connected())
+                await asyncio.sleep(5)
+                connected.cancel()
+                await asyncio.gather(connected, return_exceptions=True)
+            assert node.starts() == {"web-1": 1}
+        told = [e for e in store.snapshot.state.events if e.type == "security.journal_refused"]
+        assert [(e.resource, e.metadata["reason"]) for e in told] == [("node/n1", "AssignmentsAltered")]
         await session.hub.close()
         await store.close()
 

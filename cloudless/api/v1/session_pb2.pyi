@@ -49,7 +49,7 @@ class CoordinatorList(_message.Message):
     def __init__(self, addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("boot_id", "instance_id", "device", "wall_clock_ms", "assignments_revision", "only_with_leader", "signed_assignments")
+    __slots__ = ("boot_id", "instance_id", "device", "wall_clock_ms", "assignments_revision", "only_with_leader", "signed_assignments", "journal_refused")
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +57,7 @@ class Hello(_message.Message):
     ASSIGNMENTS_REVISION_FIELD_NUMBER: _ClassVar[int]
     ONLY_WITH_LEADER_FIELD_NUMBER: _ClassVar[int]
     SIGNED_ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
+    JOURNAL_REFUSED_FIELD_NUMBER: _ClassVar[int]
     boot_id: str
     instance_id: str
     device: _types_pb2.DeviceInfo
@@ -64,7 +65,8 @@ class Hello(_message.Message):
     assignments_revision: int
     only_with_leader: bool
     signed_assignments: bool
-    def __init__(self, boot_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., device: _Optional[_Union[_types_pb2.DeviceInfo, _Mapping]] = ..., wall_clock_ms: _Optional[int] = ..., assignments_revision: _Optional[int] = ..., only_with_leader: bool = ..., signed_assignments: bool = ...) -> None: ...
+    journal_refused: str
+    def __init__(self, boot_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., device: _Optional[_Union[_types_pb2.DeviceInfo, _Mapping]] = ..., wall_clock_ms: _Optional[int] = ..., assignments_revision: _Optional[int] = ..., only_with_leader: bool = ..., signed_assignments: bool = ..., journal_refused: _Optional[str] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("coordinator_id", "heartbeat_interval_ms", "wall_clock_ms", "coordinators", "leaderless")
