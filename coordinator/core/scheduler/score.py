@@ -119,12 +119,21 @@ def stays(presence: NodePresence | None, *, now_ms: int) -> float:
     hours = week(presence)
     if hours is None:
         return 1.0
-    return min(1000, max(0, min(hours[hour] for hour in hours_ahead(now_ms)))) / 1000
+    return min(hours[hour] for hour in hours_ahead(now_ms)) / 1000
 
 
 def week(presence: NodePresence | None) -> tuple[int, ...] | None:
-    """The hours of the week as they are known; None while they are not."""
-    return presence.online_permille if presence is not None and len(presence.online_permille) == WEEK_HOURS else None
+    """How likely the device is online in each hour of the week, per mille. An hour that was not seen yet (-1) is like
+    the same hour of the other days, or else 1000. None while nothing is known."""
+    if presence is None or len(presence.online_permille) != WEEK_HOURS:
+        return None
+    hours = tuple(min(1000, permille) for permille in presence.online_permille)
+    return hours if min(hours) >= 0 else tuple(_filled(hours, hour) for hour in range(WEEK_HOURS))
+
+
+def _filled(hours: tuple[int, ...], hour: int) -> int:
+    alike = [hours[hour]] if hours[hour] >= 0 else [permille for permille in hours[hour % 24 :: 24] if permille >= 0]
+    return sum(alike) // len(alike) if alike else 1000
 
 
 def hours_ahead(now_ms: int) -> list[int]:

@@ -243,7 +243,7 @@ class NodeTable:
         self.weeks = self.weeks.copy()
         for row, node in zip(rows.tolist(), nodes, strict=True):
             week = score.week(node.presence)
-            self.weeks[:, row] = 1000 if week is None else np.clip(week, 0, 1000)
+            self.weeks[:, row] = 1000 if week is None else week
 
     def _judge(self, rows: Ints) -> None:
         judged = []
