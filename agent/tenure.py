@@ -55,7 +55,7 @@ class Tenure:
         self._changed = asyncio.Event()
         self._expired: tuple[str, ...] = ()
         self._saved_at_ms = self._boottime()
-        self._save_delay_ms = _SAVE_DELAY_MS_MIN
+        self._save_delay_ms = 0  # the first time at once
 
     def resume(self, lease: Lease | None, saved: TimePoint | None) -> None:
         """What the journal had; once, before all else."""
@@ -151,13 +151,13 @@ class Tenure:
 
     async def _save_if_due(self, save: Callable[[TimePoint], Awaitable[None]]) -> None:
         if self._boottime() - self._saved_at_ms >= self._save_delay_ms:
-            self._save_delay_ms = min(2 * self._save_delay_ms, _SAVE_DELAY_MS_MAX)
             await self._save(save)
 
     async def _save(self, save: Callable[[TimePoint], Awaitable[None]]) -> None:
         if self.lease is None:
             return
         self._saved_at_ms = self._boottime()
+        self._save_delay_ms = min(max(2 * self._save_delay_ms, _SAVE_DELAY_MS_MIN), _SAVE_DELAY_MS_MAX)
         try:
             await save(TimePoint(self.now_ms(), self._saved_at_ms, self._boot_id))
         except OSError as error:  # the next save may succeed; until then a reboot starts from an older time

@@ -68,7 +68,7 @@ class Granting:
         return self._signed(self._lease)
 
     def _signed(self, lease: session_pb2.AssignmentLease) -> session_pb2.SignedLease:
-        lease.issued_at_ms = self._clock.now_ms()
+        lease.issued_at_ms = self._signer.moment(self._clock.now_ms())
         lease.expires_at_ms = lease.issued_at_ms + self._longest_ms
         data = lease.SerializeToString(deterministic=True)
         signature = self._signer.sign(ASSIGNMENT_LEASE, data)

@@ -56,6 +56,12 @@ class Signer:
     def who(self) -> SpiffeId:
         return self._certificate.current.spiffe_id
 
+    def moment(self, now_ms: int) -> int:
+        """The time to sign under: now, or the nearest at which the certificate is valid. A host's clock may be set back
+        behind the beginning of its certificate; what it signs then shall hold all the same."""
+        current = self._certificate.current
+        return min(max(now_ms, current.not_before_ms), max(current.expires_at_ms, current.not_before_ms))
+
     def sign(self, context: bytes, data: bytes) -> Signature:
         """Takes some 50 us. Raises Corrupt for credentials that cannot be used."""
         current = self._certificate.current

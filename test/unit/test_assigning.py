@@ -78,6 +78,20 @@ def test_a_lease_is_renewed_within_its_interval_and_each_node_at_times_of_its_ow
     run(story)
 
 
+def test_a_coordinator_whose_clock_was_set_back_or_ahead_signs_what_holds(tmp_path: Path) -> None:
+    async def story(loop: asyncio.AbstractEventLoop) -> None:
+        clock = SimClock(loop)
+        fabric = Fabric(tmp_path, clock=clock)
+        coordinator = Coordinator(fabric, clock, ttl_ms=3_600_000)
+        for skew_ms in (-(10**10), -3_600_000, 0, 7_200_000):
+            clock.skew_ms = skew_ms
+            said = grants(fabric).granted(coordinator.grant(1, WANTED))
+            assert said.assignments == (WANTED,)
+            assert said.lease.expires_at_ms - said.lease.issued_at_ms == 24 * 3_600_000
+
+    run(story)
+
+
 def test_a_node_that_runs_nothing_needs_no_renewal(tmp_path: Path) -> None:
     async def story(loop: asyncio.AbstractEventLoop) -> None:
         coordinator = Coordinator(Fabric(tmp_path, clock=SimClock(loop)), SimClock(loop))
