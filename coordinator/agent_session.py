@@ -41,7 +41,7 @@ HELD_REPORTS_MAX = 8
 # What a node says goes into the log: no node may fill it with one message.
 DEVICE_BYTES_MAX = 64 * 1024
 STATUS_BYTES_MAX = 64 * 1024
-_ID_LENGTH_MAX = 128
+ID_LENGTH_MAX = 128
 _SKEWS_KEPT = 16
 FIRST_ASSIGNMENTS_MS = 250  # they come before all else but the Welcome, unless it takes longer to be sure of them
 RETRY_DELAY_MS_MIN = 100
@@ -93,8 +93,8 @@ class AgentSession:
     ) -> None:
         self.node_id = node_id
         self.address = address
-        self.instance_id = hello.instance_id[:_ID_LENGTH_MAX]
-        self.boot_id = hello.boot_id[:_ID_LENGTH_MAX]
+        self.instance_id = hello.instance_id[:ID_LENGTH_MAX]
+        self.boot_id = hello.boot_id[:ID_LENGTH_MAX]
         self.usage: NodeUsage | None = None
         self.reported: types_pb2.NodeUsage | None = None  # the same, as it came
         self._skews_ms: deque[int] = deque(maxlen=_SKEWS_KEPT)
@@ -119,7 +119,7 @@ class AgentSession:
         self._said: dict[str, ReportedReplica] = {}  # its newest word on each replica
         self._compare_due = False  # the log may say otherwise by now
         self._held_reports: list[session_pb2.ReplicaReport] = []  # until the state here is current
-        self._journal_refused = hello.journal_refused[:_ID_LENGTH_MAX]  # to be recorded
+        self._journal_refused = hello.journal_refused[:ID_LENGTH_MAX]  # to be recorded
         self._was_silent = False  # reports were held back because nothing was heard of the node
         self._report_sequence = 0
         self._record_due = asyncio.Event()

@@ -20,7 +20,7 @@ from prometheus_client import Counter, Gauge
 from cloudless.api.v1 import member_pb2, session_pb2
 from cloudless.clock import Clock
 from cloudless.config import SessionConfig
-from cloudless.coordinator.agent_session import AgentSession, SessionStream, broke, removed
+from cloudless.coordinator.agent_session import ID_LENGTH_MAX, AgentSession, SessionStream, broke, removed
 from cloudless.coordinator.channels import (
     Channel,
     ChannelStream,
@@ -29,6 +29,7 @@ from cloudless.coordinator.channels import (
     RemoteChannel,
     not_connected,
 )
+from cloudless.coordinator.contest import Contests, replaced
 from cloudless.coordinator.core.assignments import nodes_to_tell
 from cloudless.coordinator.core.outcome import Change
 from cloudless.coordinator.core.state import State
@@ -41,7 +42,6 @@ from cloudless.errors import (
     CloudlessError,
     Compacted,
     DeadlineExceeded,
-    FailedPrecondition,
     InvalidArgument,
     Unavailable,
     WatchLagged,
@@ -51,6 +51,7 @@ from cloudless.identity.signing import Signer
 log = structlog.get_logger(__name__)
 
 HELLO_TIMEOUT_MS = 10_000
+_ADDRESS_LENGTH_MAX = 128
 _LOOP_RESTART_DELAY_S = 1.0
 _LEADER_KEPT_MS = 100
 _STALE_MS_MIN = 5_000  # coordinators may pause where heartbeats are quick
@@ -125,6 +126,12 @@ class SessionHub:
             on_silent=lambda node_id: self._announcer.connected(node_id),
         )
         self._health = HealthKeeper(store, clock, actor=f"coordinator/{coordinator_id}")
+        self._contests = Contests(
+            clock,
+            config,
+            incumbent=self._incumbent,
+            propose=lambda event: store.propose(event, actor=f"coordinator/{coordinator_id}"),
+        )
         self._channels = ChannelTable(new_channel_id)
         self._sessions: dict[str, AgentSession] = {}
         interval_ms = config.heartbeat_interval_ms
@@ -161,17 +168,19 @@ class SessionHub:
         for session in list(self._sessions.values()):
             session.end(Unavailable("the coordinator is shutting down", reason="ShuttingDown"))
         self._channels.end_all()
+        self._contests.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
 
     # Sessions
 
-    async def serve(self, node_id: str, stream: SessionStream) -> None:
-        """Runs one agent's session; `node_id` comes from its certificate.
+    async def serve(self, node_id: str, stream: SessionStream, *, address: str = "") -> None:
+        """Runs one agent's session; `node_id` comes from its certificate, `address` is where it is, for people.
 
         Returns when the node ended it, it broke, or the same agent has a newer one. Raises PermissionDenied
         (`NodeRemoved`), InvalidArgument (`HelloExpected`), DeadlineExceeded (no Hello), FailedPrecondition
-        (`SessionReplaced`: another agent with this identity connected), Unavailable (`ShuttingDown`, `NoLeader`: the
+        (`IdentityInUse`: another agent with this identity is connected; `SessionReplaced`: this one was silent, and
+        another connected), Unavailable (`ShuttingDown`, `NoLeader`: the
         agent wants a coordinator that knows a leader).
         """
         if self._closing:
@@ -182,6 +191,15 @@ class SessionHub:
             return
         if hello.only_with_leader and self._leaderless():
             raise Unavailable("this coordinator knows no leader either", reason="NoLeader")
+        address = address[:_ADDRESS_LENGTH_MAX]
+        await self._contests.settle(
+            node_id,
+            instance_id=hello.instance_id[:ID_LENGTH_MAX],
+            boot_id=hello.boot_id[:ID_LENGTH_MAX],
+            address=address,
+        )
+        if self._closing:
+            raise Unavailable("the coordinator is shutting down", reason="ShuttingDown")
         session = AgentSession(
             node_id,
             stream,
@@ -193,6 +211,7 @@ class SessionHub:
             addresses=self._addresses,
             leaderless=self._leaderless,
             signer=self._signer,
+            address=address,
         )
         self._replace(node_id, session)
         cause = "failed"
@@ -334,21 +353,27 @@ class SessionHub:
         if older.instance_id == session.instance_id:
             older.end()  # the agent itself moved to a new connection
             return
-        self._give_way(older, session.instance_id)
+        self._give_way(older, session.instance_id, replaced(node_id))
 
-    def _give_way(self, older: AgentSession, newer_instance: str) -> None:
-        """A restarted agent whose old connection was not yet given up looks the same; two that live replace each
-        other again and again, and each time it is said."""
+    def _give_way(self, older: AgentSession, other_instance: str, error: CloudlessError) -> None:
         log.warning(
-            "session.replaced", node=older.node_id, older_instance=older.instance_id, newer_instance=newer_instance
+            "session.replaced",
+            node=older.node_id,
+            instance=older.instance_id,
+            other_instance=other_instance,
+            reason=error.reason,
         )
-        older.end(
-            FailedPrecondition(
-                f"another agent with the identity of node {older.node_id} connected",
-                reason="SessionReplaced",
-                remedy="if two devices share one data folder, enrol one of them anew under its own name",
-            )
-        )
+        older.end(error)
+
+    def _incumbent(self, node_id: str, instance_id: str) -> tuple[AgentSession | Sighting, int] | None:
+        """Who has the node's session, unless it is of this instance; what other coordinators say is an interval old."""
+        session = self._sessions.get(node_id)
+        if session is not None:
+            return None if session.instance_id == instance_id else (session, 0)
+        sighting = self._observations.get(node_id)
+        if sighting is None or sighting.instance_id == instance_id:
+            return None
+        return sighting, self._config.heartbeat_interval_ms
 
     def _heard(self, session: AgentSession) -> None:
         if self._sessions.get(session.node_id) is session:
@@ -365,6 +390,7 @@ class SessionHub:
         self._channels.session_ended(node_id)
         self._leases.disconnected(node_id, left=session.left)
         self._announcer.departed(node_id, session.left)
+        self._contests.ended(node_id)
 
     # What other coordinators say (`observing.Listener`)
 
@@ -377,16 +403,19 @@ class SessionHub:
             patience_ms=sighting.patience_ms,
         )
         session = self._sessions.get(sighting.node_id)
-        if session is None or sighting.began_at_ms <= session.began_at_ms:
+        if session is None:
             return
-        # The session here is the older one: its agent moved, and the connection was not given up yet.
         if sighting.instance_id == session.instance_id:
-            session.end()
-        else:
-            self._give_way(session, sighting.instance_id)
+            if sighting.began_at_ms > session.began_at_ms:
+                session.end()  # its agent moved, and the connection here was not given up yet
+            return
+        error = self._contests.yields(session, sighting)
+        if error is not None:
+            self._give_way(session, sighting.instance_id, error)
 
     def departed(self, node_id: str, coordinator_id: str, left: str) -> None:
         self._leases.disconnected(node_id, left=left, holder=coordinator_id)
+        self._contests.ended(node_id)
 
     def coordinator_lost(self, coordinator_id: str) -> None:
         self._leases.holder_lost(coordinator_id)

@@ -162,9 +162,17 @@ async def test_another_node_cannot_take_a_channel(coordinator):
         assert error.reason == "ChannelUnknown"
 
 
-async def test_a_replaced_and_a_removed_session_are_told_why(coordinator):
+async def test_a_refused_a_replaced_and_a_removed_session_are_told_why(coordinator):
     async with connected(coordinator) as node:
         first = node.call
+        second = node.stub.Connect()
+        await second.write(pb.ConnectRequest(hello=pb.Hello(instance_id="i2", device=DEVICE)))
+        assert await asyncio.wait_for(second.code(), 5) is grpc.StatusCode.FAILED_PRECONDITION
+        assert dict(await second.trailing_metadata())["cloudless-reason"] == "IdentityInUse"
+        await until(coordinator, lambda state: any(e.type == "security.identity_conflict" for e in state.events))
+        told = next(e for e in coordinator.state.events if e.type == "security.identity_conflict")
+        assert all("127.0.0.1" in told.metadata[key] for key in ("address", "refused_address"))
+        node.tasks[1].cancel()  # it beats no more, and its connection stays
         second = node.stub.Connect()
         await second.write(pb.ConnectRequest(hello=pb.Hello(instance_id="i2", device=DEVICE)))
         assert (await second.read()).HasField("welcome")

@@ -26,6 +26,7 @@ from cloudless.core.model import (
     PlacementDecision,
     ReplicaPhase,
     ReplicaStatus,
+    Severity,
 )
 from cloudless.core.spec import Container, Metadata, ResourceAmounts, WorkloadSpec
 from cloudless.errors import (
@@ -50,12 +51,13 @@ ADMIN = "user/admin"
 class Agent:
     """The other end of a session: keeps what it was sent, sends what it is told."""
 
-    def __init__(self, rig, name, *, instance="i1", capacity=64):
+    def __init__(self, rig, name, *, instance="i1", boot="b1", address="", capacity=64):
         self.rig = rig
+        self.boot = boot
         self.name = name
         self.instance = instance
         self.near, far = pair(capacity)
-        self.serving = asyncio.ensure_future(rig.hub.serve(name, far))
+        self.serving = asyncio.ensure_future(rig.hub.serve(name, far, address=address))
         self.received = []
         self.arrived = asyncio.Event()
         self.reading = asyncio.ensure_future(self._read())
@@ -68,7 +70,7 @@ class Agent:
                 self.arrived.set()
 
     async def hello(self, *, device=DEVICE, skew_ms=0):
-        hello = pb.Hello(boot_id="b1", instance_id=self.instance, wall_clock_ms=self.rig.clock.now_ms() + skew_ms)
+        hello = pb.Hello(boot_id=self.boot, instance_id=self.instance, wall_clock_ms=self.rig.clock.now_ms() + skew_ms)
         if device is not None:
             hello.device.CopyFrom(to_proto(device, DeviceMessage))
         await self.near.send(pb.ConnectRequest(hello=hello))
@@ -444,15 +446,98 @@ async def test_the_newest_session_wins(rig):
     moved = (await Agent(rig, "n1").hello()).keep_beating()  # same agent: a new connection
     await moved.until("assignments")
     assert await old.serving is None
-    twin = (await Agent(rig, "n1", instance="i2").hello()).keep_beating()
-    await twin.until("assignments")
-    with pytest.raises(FailedPrecondition) as caught:
-        await moved.serving
-    assert caught.value.reason == "SessionReplaced"
     await asyncio.sleep(10)
-    assert rig.hub.live("n1").instance_id == "i2"
+    assert rig.hub.live("n1").heartbeat_age_ms <= 1000
     assert rig.node().state is NodeState.READY
     assert "node.unreachable" not in [event.type for event in rig.state.events]
+
+
+@scenario
+async def test_a_second_agent_with_the_identity_is_refused_and_the_operator_told(rig):
+    first = (await Agent(rig, "n1", address="ipv4:192.0.2.1:1").hello()).keep_beating()
+    await rig.until_node(NodeState.READY)
+    for turn in range(5):  # it tries again and again
+        began_ms = rig.clock.monotonic_ms()
+        twin = await Agent(rig, "n1", instance="i2", boot="b2", address="ipv4:192.0.2.2:1").hello()
+        with pytest.raises(FailedPrecondition) as caught:
+            await twin.serving
+        assert (caught.value.reason, bool(caught.value.remedy)) == ("IdentityInUse", True)
+        assert 1000 <= rig.clock.monotonic_ms() - began_ms <= 2300
+        assert twin.received == []
+        await asyncio.sleep(turn)
+    told = [event for event in rig.state.events if event.type == "security.identity_conflict"]
+    assert [(event.resource, event.severity) for event in told] == [("node/n1", Severity.WARNING)]
+    assert dict(told[0].metadata) == {
+        "address": "ipv4:192.0.2.1:1",
+        "boot_id": "b1",
+        "instance_id": "i1",
+        "refused_address": "ipv4:192.0.2.2:1",
+        "refused_boot_id": "b2",
+        "refused_instance_id": "i2",
+    }
+    assert not first.serving.done()
+    await asyncio.sleep(60)
+    twin = await Agent(rig, "n1", instance="i3").hello()
+    with pytest.raises(FailedPrecondition):
+        await twin.serving
+    await rig.until(lambda s: [e.type for e in s.events].count("security.identity_conflict") == 2)
+    assert (rig.hub.live("n1").instance_id, rig.node().state) == ("i1", NodeState.READY)
+
+
+@pytest.mark.parametrize("boot", ["b1", "b2"])
+def test_an_agent_that_was_restarted_gets_in_at_once(boot, tmp_path):
+    @scenario
+    async def story(rig):
+        former = (await Agent(rig, "n1").hello()).keep_beating()
+        await rig.until_node(NodeState.READY)
+        await asyncio.sleep(7.3)
+        again = (await Agent(rig, "n1", instance="i2", boot=boot).hello()).keep_beating()
+        await asyncio.sleep(0.05)  # its connection is given up a moment later
+        former.vanish()
+        began_ms = rig.clock.monotonic_ms()
+        await again.until("welcome")
+        assert rig.clock.monotonic_ms() - began_ms <= 10
+        await asyncio.sleep(10)
+        assert (rig.hub.live("n1").instance_id, rig.node().state) == ("i2", NodeState.READY)
+        assert not {"security.identity_conflict", "node.unreachable"} & {event.type for event in rig.state.events}
+
+    story(tmp_path)
+
+
+@pytest.mark.parametrize("away_s", [0.2, 1.5, 3.9, 4.1, 60])
+@pytest.mark.parametrize("boot", ["b1", "b2"])
+def test_after_a_power_cut_the_half_open_session_gives_way_within_the_timeout(boot, away_s, tmp_path):
+    @scenario
+    async def story(rig):
+        former = (await Agent(rig, "n1").hello()).keep_beating()
+        await rig.until_node(NodeState.READY)
+        await asyncio.sleep(7.3)
+        former.fall_silent()
+        await asyncio.sleep(away_s)
+        began_ms = rig.clock.monotonic_ms()
+        again = (await Agent(rig, "n1", instance="i2", boot=boot).hello()).keep_beating()
+        await again.until("welcome")
+        assert rig.clock.monotonic_ms() - began_ms <= max(4010 - away_s * 1000, 10)
+        with pytest.raises(FailedPrecondition) as caught:
+            await former.serving
+        assert caught.value.reason == "SessionReplaced"
+        await rig.until_node(NodeState.READY)
+        assert "security.identity_conflict" not in [event.type for event in rig.state.events]
+
+    story(tmp_path)
+
+
+@scenario
+async def test_what_the_former_self_had_sent_does_not_speak_against_the_newcomer(rig):
+    former = (await Agent(rig, "n1").hello()).keep_beating()
+    await rig.until_node(NodeState.READY)
+    await asyncio.sleep(7.3)
+    former.fall_silent()
+    again = await Agent(rig, "n1", instance="i2").hello()
+    await asyncio.sleep(0.3)
+    await former.beat(99)
+    await again.until("welcome")
+    assert rig.hub.live("n1").instance_id == "i2"
 
 
 @scenario
@@ -555,15 +640,18 @@ def test_a_storm_of_reconnects(tmp_path):
         agents = {}
         for turn in range(5):
             for at, name in enumerate(names):
+                instance = f"{turn}"
                 if name in agents and (turn + at) % 3:
                     agents[name].vanish()
-                agents[name] = (await Agent(rig, name, instance=f"{turn}").hello()).keep_beating()
+                elif name in agents:
+                    instance = agents[name].instance  # the same agent, over a new connection
+                agents[name] = (await Agent(rig, name, instance=instance).hello()).keep_beating()
             await asyncio.sleep(0.3)
         for name in names:
             await rig.until_node(NodeState.READY, name)
         await asyncio.sleep(30)
         assert rig.hub.connected() == frozenset(names)
-        assert {rig.hub.live(name).instance_id for name in names} == {"4"}
+        assert all(rig.hub.live(name).instance_id == agents[name].instance for name in names)
         assert all(node.state is NodeState.READY for node in rig.state.nodes.values())
         await rig.close()
 

@@ -41,10 +41,10 @@ USAGE = NodeUsage(cpu_millis=700, memory_bytes=9, battery_percent=-1)
 
 
 class Agent:
-    def __init__(self, rig, name, hub, *, instance="i1"):
+    def __init__(self, rig, name, hub, *, instance="i1", address=""):
         self.name, self.rig = name, rig
         self.near, far = pair()
-        self.serving = asyncio.ensure_future(rig.hubs[hub].serve(name, far))
+        self.serving = asyncio.ensure_future(rig.hubs[hub].serve(name, far, address=address))
         self.serving.add_done_callback(lambda task: task.cancelled() or task.exception())
         self.instance = instance
         self.received = []
@@ -155,6 +155,14 @@ class Rig:
 
     async def until_node(self, state, name="n1"):
         return await self.until(lambda: self.state.nodes[name].state is state)
+
+    async def conflicts(self, *, wait=True):
+        def told():
+            return [event for event in self.state.events if event.type == "security.identity_conflict"]
+
+        if wait:
+            await self.until(told, limit_s=2)
+        return told()
 
     def flaps(self):
         return [e.type for e in self.state.events if e.type in ("node.unreachable", "node.lost", "node.returned")]
@@ -274,15 +282,74 @@ async def test_a_half_open_session_gives_way_to_the_newer_one(rig):
 
 
 @scenario
-async def test_two_agents_with_one_identity_are_noticed_across_coordinators(rig):
-    one = Agent(rig, "n1", "c1", instance="i1")
+async def test_a_second_agent_with_the_identity_is_refused_by_the_other_coordinators_too(rig):
+    one = Agent(rig, "n1", "c1", instance="i1", address="ipv4:192.0.2.1:1")
     await rig.until_node(NodeState.READY)
-    Agent(rig, "n1", "c2", instance="i2")
-    await rig.until(lambda: one.serving.done(), limit_s=1)
+    await rig.until(lambda: rig.hubs["c2"].live("n1") is not None, limit_s=1)
+    two = Agent(rig, "n1", "c2", instance="i2", address="ipv4:192.0.2.2:1")
+    await rig.until(lambda: two.serving.done(), limit_s=4)
     with pytest.raises(FailedPrecondition) as caught:
-        one.serving.result()
-    assert caught.value.reason == "SessionReplaced"
-    assert rig.hubs["c3"].live("n1").instance_id == "i2"
+        two.serving.result()
+    assert caught.value.reason == "IdentityInUse"
+    assert (one.serving.done(), two.received) == (False, [])
+    assert rig.hubs["c3"].live("n1").instance_id == "i1"
+    (told,) = await rig.conflicts()
+    assert (told.metadata["address"], told.metadata["refused_address"]) == ("ipv4:192.0.2.1:1", "ipv4:192.0.2.2:1")
+
+
+@pytest.mark.parametrize("first", ["i1", "i2"])
+def test_of_two_agents_that_came_while_the_coordinators_were_apart_one_stays(first):
+    @scenario
+    async def story(rig):
+        rig.cut_off("c2")
+        agents = {first: Agent(rig, "n1", "c1", instance=first)}
+        await asyncio.sleep(5)
+        second = "i1" if first == "i2" else "i2"
+        agents[second] = Agent(rig, "n1", "c2", instance=second)
+        await asyncio.sleep(10)
+        assert not any(agent.serving.done() for agent in agents.values())
+        rig.join_again("c2")
+        await rig.until(lambda: agents[second].serving.done(), limit_s=5)
+        assert agents[second].serving.exception().reason == "IdentityInUse"
+        await asyncio.sleep(10)
+        assert not agents[first].serving.done()
+        assert len(await rig.conflicts()) == 1
+
+    story()
+
+
+@scenario
+async def test_of_two_agents_that_come_at_the_same_time_one_stays(rig):
+    agents = [Agent(rig, "n1", "c1", instance="i2"), Agent(rig, "n1", "c2", instance="i1")]
+    await rig.until(lambda: any(agent.serving.done() for agent in agents), limit_s=5)
+    await asyncio.sleep(10)
+    assert [agent.serving.done() for agent in agents] == [True, False]
+    assert agents[0].serving.exception().reason == "IdentityInUse"
+
+
+@scenario
+async def test_a_restarted_agent_comes_to_another_coordinator(rig):
+    former = Agent(rig, "n1", "c1", instance="i1")
+    await rig.until_node(NodeState.READY)
+    await asyncio.sleep(5)
+    again = Agent(rig, "n1", "c2", instance="i2")
+    await asyncio.sleep(0.05)
+    former.vanish()
+    began_ms = rig.clock.monotonic_ms()
+    await again.until("welcome")
+    assert rig.clock.monotonic_ms() - began_ms <= 100
+    # And after a power cut: the old session stays half-open.
+    await asyncio.sleep(1)
+    again.fall_silent()
+    began_ms = rig.clock.monotonic_ms()
+    third = Agent(rig, "n1", "c3", instance="i3")
+    await third.until("welcome")
+    assert rig.clock.monotonic_ms() - began_ms <= 7_000
+    await rig.until(lambda: again.serving.done(), limit_s=2)
+    assert again.serving.exception().reason == "SessionReplaced"
+    await asyncio.sleep(20)
+    assert not third.serving.done()
+    assert await rig.conflicts(wait=False) == []
 
 
 @scenario

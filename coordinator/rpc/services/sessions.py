@@ -23,7 +23,7 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
         self._backend = backend
 
     async def Connect(self, stream: Any, context: Any) -> None:
-        await self._backend.hub.serve(current().caller.name, stream)
+        await self._backend.hub.serve(current().caller.name, stream, address=context.peer())
 
     async def Channel(self, stream: Any, context: Any) -> None:
         await self._backend.hub.accept_channel(current().caller.name, stream)
