@@ -93,6 +93,16 @@ def test_grpcs_own_lines_stay_out_of_the_log_unless_asked_for(module: str, given
     assert done.stdout.strip() == expected
 
 
+def test_the_installed_grpc_has_the_listener_that_the_coordinator_asks_for() -> None:
+    code = "import cloudless.coordinator.main, grpc; print(grpc.server(None).add_insecure_port('127.0.0.1:0'))"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GRPC_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert int(done.stdout) > 0
+    assert "Unknown experiment" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("module", "argument"),
     [("cloudless.agent.main", "--runtime-subnet=nonsense"), ("cloudless.coordinator.main", "--listen-api=nonsense")],
