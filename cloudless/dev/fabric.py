@@ -74,10 +74,13 @@ class LocalFabric:
         containerd_snapshotter: str = "overlayfs",
         coordinator_settings: dict[str, str] | None = None,
         hosts: Hosts | None = None,
+        agent_hosts: Hosts | None = None,
     ) -> None:
-        """`hosts`: where the coordinators run, by id; on loopback unless given."""
+        """`hosts`: where the coordinators run, by id; `agent_hosts`: where the agents run, by name. On the machine
+        itself unless given."""
         self.directory = directory
         self._hosts = hosts
+        self._agent_hosts = agent_hosts
         self.tag = tag
         self.subnet_prefix = subnet_prefix
         self.containerd_address = containerd_address
@@ -360,13 +363,15 @@ class LocalFabric:
             "metrics-listen": "127.0.0.1:0",
             **plan.settings,
         }
-        self.spawn(f"agent-{plan.name}", [_program("cloudless-agent"), *_flags(flags)])
+        enter = [] if self._agent_hosts is None else self._agent_hosts.enter(plan.name)
+        self.spawn(f"agent-{plan.name}", [*enter, _program("cloudless-agent"), *_flags(flags)])
 
     def purge_agent(self, plan: AgentPlan) -> None:
         """Removes everything that this agent left on the machine: containers, images, network, cgroups, files."""
         data = self.directory / "agents" / plan.name
+        enter = [] if self._agent_hosts is None else self._agent_hosts.enter(plan.name)
         done = subprocess.run(
-            [sys.executable, "-m", "cloudless.agent.purge", "--yes", *_flags(self.purge_flags(plan, data))],
+            [*enter, sys.executable, "-m", "cloudless.agent.purge", "--yes", *_flags(self.purge_flags(plan, data))],
             check=False,
             capture_output=True,
             text=True,

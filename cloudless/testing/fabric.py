@@ -34,6 +34,7 @@ def running_fabric(
     coordinator_settings: dict[str, str] | None = None,
     coordinators: int = 1,
     hosts: Hosts | None = None,
+    agent_hosts: Hosts | None = None,
 ) -> Iterator[LocalFabric]:
     """Coordinators and agents as real processes, ready; everything is removed at the end."""
     with ExitStack() as stack:
@@ -52,6 +53,7 @@ def running_fabric(
             containerd_snapshotter=snapshotter,
             coordinator_settings=coordinator_settings,
             hosts=hosts,
+            agent_hosts=agent_hosts,
         )
         stack.callback(lambda: local.stop_together([local.coordinator_process(each) for each in local.coordinators()]))
         local.start_coordinators(coordinators)

@@ -32,6 +32,7 @@ class Underlay:
         self._prefix = network.prefixlen
         self.gateway = str(hosts[-1])
         self._addresses = {name: str(hosts[at]) for at, name in enumerate(self.names)}
+        self._spare = [str(host) for host in reversed(hosts)]
         self._bridge = f"clb{self.tag}"
 
     def __enter__(self) -> Self:
@@ -50,8 +51,9 @@ class Underlay:
         return self._addresses[name]
 
     def enter(self, name: str) -> list[str]:
-        """What stands before the command line of a program that shall run on this host."""
-        return ["ip", "netns", "exec", self._namespace(name)]
+        """What stands before the command line of a program that shall run on this host. It sees the machine's mounts:
+        network namespaces that it makes are found by others."""
+        return ["nsenter", f"--net=/run/netns/{self._namespace(name)}", "--"]
 
     # Faults
 
@@ -75,9 +77,34 @@ class Underlay:
                         self.cut(one, two)
                         self.cut(two, one)
 
+    def lose(self, name: str, percent: int) -> None:
+        """So many of the packets that this host sends, and of those that it is sent, are lost at random."""
+        for chain in ("input", "output"):
+            rule = ["numgen", "random", "mod", "100", "<", str(percent), "drop"]
+            self._in(name, "nft", "add", "rule", *_TABLE.split(), chain, "iifname" if chain == "input" else "oifname",
+                     "eth0", *rule)  # fmt: skip
+
+    def unplug(self, name: str) -> None:
+        """The cable is out: nobody is told anything, on either side."""
+        _run("ip", "link", "set", self._veth(name), "nomaster")
+
+    def plug(self, name: str) -> None:
+        _run("ip", "link", "set", self._veth(name), "master", self._bridge)
+
+    def readdress(self, name: str) -> str:
+        """The host gets another address, and loses the one that it has, with every connection on it. Returns it."""
+        before = self.address(name)
+        used = {*self._addresses.values(), self.gateway}
+        after = next(address for address in self._spare if address not in used)
+        self._addresses[name] = after
+        self._in(name, "ip", "address", "delete", f"{before}/{self._prefix}", "dev", "eth0")
+        self._in(name, "ip", "address", "add", f"{after}/{self._prefix}", "dev", "eth0")
+        return after
+
     def heal(self) -> None:
         for name in self.names:
             self._in(name, "nft", "flush", "table", *_TABLE.split())
+            self.plug(name)
 
     # Life
 
