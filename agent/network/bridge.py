@@ -25,7 +25,7 @@ from typing import TypeVar
 import structlog
 from prometheus_client import Gauge, Histogram
 
-from cloudless.agent.network import addresses, namespaces, ports
+from cloudless.agent.network import addresses, conntrack, namespaces, ports
 from cloudless.agent.network.netlink import Netlink
 from cloudless.core.model import PortBinding
 from cloudless.errors import FailedPrecondition, InvalidArgument
@@ -135,9 +135,15 @@ class ReplicaNetworks:
 
     async def remove(self, replica_id: str) -> None:
         """Takes the replica's network away. Repeatable."""
+        flows = self._ports.datagram_addresses(replica_id)
         if self._ports.release(replica_id):
             await self._write_table()
         await self._run(self._unmake, replica_id)
+        for address in flows:  # after the table, so that what is sent from now on goes to somebody who is there
+            try:
+                await self._run(conntrack.forget_datagrams, address)
+            except OSError as error:
+                log.warning("network.flows_kept", replica=replica_id, address=str(address), cause=error.strerror)
         self._book.release(replica_id)
         ADDRESSES_USED.set(len(self._book))
 

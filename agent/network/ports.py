@@ -159,6 +159,10 @@ class HostPorts:
                 held.close()
         return bool(forwards)
 
+    def datagram_addresses(self, replica_id: str) -> frozenset[IPv4Address]:
+        """Where the replica's UDP host ports lead."""
+        return frozenset(f.address for f in self._forwards.get(replica_id, ()) if f.protocol == "udp")
+
     def set_serving(self, replica_ids: frozenset[str]) -> bool:
         """Which replicas get new connections. True: the table must be written again."""
         before = self._wanted()

@@ -242,6 +242,29 @@ async def test_a_udp_host_port(network, unused_udp_port):
         assert client.recv(100) == b"dns"
 
 
+async def test_a_client_of_a_udp_host_port_goes_over_to_the_next_replica(network, unused_udp_port):
+    """It has one socket and never pauses: the kernel would follow its first decision for ever."""
+    binding = [PortBinding("dns", 5353, unused_udp_port, Protocol.UDP)]
+    await network.ensure("old", binding, owner="d/dns")
+    await network.ensure("new", binding, owner="d/dns")
+    await network.set_serving(frozenset({"old"}))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(2)
+        client.connect(("127.0.0.1", unused_udp_port))
+
+        def asked():
+            client.send(b"?")
+            return client.recv(100)
+
+        with serving(network, "new", 5353, kind=socket.SOCK_DGRAM):
+            with serving(network, "old", 5353, kind=socket.SOCK_DGRAM):
+                assert asked() == b"old"
+                await network.set_serving(frozenset({"new"}))
+                assert asked() == b"old", "what has begun is not interrupted"
+            await network.remove("old")
+            assert asked() == b"new"
+
+
 async def test_replicas_do_not_reach_what_listens_on_the_hosts_loopback(network):
     """route_localnet on the bridge, without the guard, would let a replica's raw packets reach 127.0.0.1."""
     await network.ensure("one", [])
