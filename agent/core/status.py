@@ -86,5 +86,6 @@ def _container(track: ContainerTrack, *, held: str) -> ContainerStatus:
         last_reason=track.last_reason,
         last_exit_code=track.last_exit_code,
         message="" if running else track.message,
-        retry_at_ms=0 if running or exited or held else track.retry_at_wall_ms,
+        # Of a crash loop. A start that the runtime refuses is repeated without a word each time.
+        retry_at_ms=0 if running or exited or held or track.start_failures else track.retry_at_wall_ms,
     )

@@ -100,6 +100,11 @@ class Harness:
                     self.pending.append(effect)
         keys = [(type(e), getattr(e, "container", "")) for e in self.pending if not isinstance(e, m.RunProbe)]
         assert len(keys) == len(set(keys)), f"two operations of one kind at a time: {keys}"
+        checks = [(e.container, e.attempt, e.kind) for e in self.pending if isinstance(e, m.RunProbe)]
+        assert len(checks) == len(set(checks)), f"two checks of one kind at a time: {checks}"
+        hooks = {e.container for e in self.pending if isinstance(e, m.RunPreStop)}
+        stops = {e.container for e in self.pending if isinstance(e, m.StopContainer)}
+        assert not hooks & stops, "asked to stop while its hook runs"
 
     def answer(self, index: int, *, fail: bool, happens: bool, ok: bool = True) -> None:
         """One effect in flight comes to its end; when it fails, it may have happened all the same."""
