@@ -692,12 +692,12 @@ def test_the_fake_s_clock_is_what_the_tables_show() -> None:
     assert age(0, NOW_MS) == "-"
 
 
-def test_explain_marks_what_validation_refuses(ctl: Ctl) -> None:
-    for path, fields in (
-        ("spec.rollout", ("progressDeadline", "autoRollback")),
-        ("spec.disruption", ("leaseDuration",)),
+def test_explain_shows_what_holds_where_nothing_is_said(ctl: Ctl) -> None:
+    for path, field, default in (
+        ("spec.rollout", "progressDeadline", "10m"),
+        ("spec.disruption", "leaseDuration", "24h"),
+        ("spec.disruption", "offlineGrace", "30s"),
     ):
         shown = ctl("explain", path).out.splitlines()
-        for field in fields:
-            (line,) = [line for line in shown if line.startswith(field)]
-            assert "not supported by this version" in line
+        (line,) = [line for line in shown if line.startswith(field)]
+        assert line.endswith(f"default: {default}")
