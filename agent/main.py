@@ -168,6 +168,7 @@ class Agent:
         self._device = dataclasses.replace(self._device, owner=owner.told)
         rules = OwnerRules(owner, supervisor)
         rules.apply()  # before anything is started
+        rules.fit(self._device.capacity)
         sampler = UsageSampler(config.data_dir, system=system, clock=clock, conditions=conditions)
         pressure = PressureWatch(
             config.pressure,
@@ -288,6 +289,7 @@ class Agent:
                 if owner.limits != limits:
                     limits = owner.limits
                     await self._detect(runtimes, owner)
+                    rules.fit(self._device.capacity)
                 else:
                     self._device = dataclasses.replace(self._device, owner=owner.told)
                 session.device_changed()

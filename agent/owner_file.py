@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-import yaml
-
 from cloudless.agent.core.owner import Terms, terms
 from cloudless.config import AgentConfig, OwnerConfig, OwnerTermsConfig, overlaid
 from cloudless.errors import InvalidArgument
@@ -107,6 +105,8 @@ def write_pause(path: Path, *, until_ms: int | None) -> None:
 
 def stated_in(path: Path) -> dict[str, Any]:
     """The keys of the file as they stand there; none without a file. Raises InvalidArgument, as `read_terms`."""
+    import yaml  # a megabyte, for the owner's program alone
+
     if not path.exists():
         return {}
     read_terms(OwnerConfig(), path)
@@ -116,6 +116,8 @@ def stated_in(path: Path) -> dict[str, Any]:
 def write_terms(settings: OwnerConfig, path: Path, stated: Mapping[str, Any]) -> Terms:
     """Replaces the file in one step by these keys, after a look at what they mean over the settings. Raises
     InvalidArgument (BadOwnerTerms), and the file stays what it was; OSError."""
+    import yaml
+
     data = (_HEADER + (yaml.safe_dump(dict(stated), sort_keys=False) if stated else "")).encode()
     trial = path.with_name(f".{path.name}.trial")
     write_private(trial, data)

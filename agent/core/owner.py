@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -35,6 +36,10 @@ class Terms:
     allow_metered: bool = False
     namespaces: tuple[str, ...] = ()
 
+    @property
+    def limits_capacity(self) -> bool:
+        return self.share < 1 or bool(self.cpu_millis or self.memory_bytes)
+
     def allows_namespace(self, namespace: str) -> bool:
         return not self.namespaces or namespace in self.namespaces
 
@@ -60,6 +65,32 @@ class Verdict:
     message: str = ""
     evicting: bool = False
     battery_low: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one replica reserves of the device. `since_ms` says when it came."""
+
+    replica_id: str
+    system: bool
+    priority: int
+    since_ms: int
+    cpu_millis: int
+    memory_bytes: int
+
+
+def surplus(claims: Iterable[Claim], *, cpu_millis: int, memory_bytes: int) -> tuple[str, ...]:
+    """The replicas that have to go so that the others fit into this much: the lowest priority first, then the youngest,
+    those that run on every node (system) after all others."""
+    order = sorted(claims, key=lambda c: (c.system, c.priority, -c.since_ms, c.replica_id))
+    cpu, memory = sum(c.cpu_millis for c in order), sum(c.memory_bytes for c in order)
+    gone: list[str] = []
+    for claim in order:
+        if cpu <= cpu_millis and memory <= memory_bytes:
+            break
+        gone.append(claim.replica_id)
+        cpu, memory = cpu - claim.cpu_millis, memory - claim.memory_bytes
+    return tuple(gone)
 
 
 def terms(

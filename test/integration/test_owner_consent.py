@@ -120,28 +120,34 @@ def test_a_bad_file_keeps_the_terms_and_says_why(fabric: LocalFabric) -> None:
     fabric.wait_for(lambda: not json.loads(state.read_text())["problem"], what="good terms", timeout_s=10)
 
 
-def test_what_is_paused_low_or_refused_runs_elsewhere(fabric: LocalFabric, supplies: Path) -> None:
+def test_what_the_owner_does_not_want_runs_elsewhere(fabric: LocalFabric, supplies: Path) -> None:
     pause(fabric, "two")
     apply(fabric, "web")
     assert runs_on(fabric, "web", "one")
     resume(fabric, "two")
-    # paused
-    assert "until" in owner(fabric, "pause", "--for", "1h")
-    fabric.wait_for(lambda: runs_on(fabric, "web", "two"), what="the replica on the other node", timeout_s=20)
-    assert told(fabric).owner.not_accepting_reason == "Paused"
-    resume(fabric, "one")
-    # of a namespace that the other one's owner does not allow (any more)
-    owner(fabric, "set", "--namespaces", "mine", node="two")
-    fabric.wait_for(lambda: runs_on(fabric, "web", "one"), what="the replica where it may run", timeout_s=20)
-    assert '"NamespaceNotAllowed"' in fabric.log_file("agent-two").read_text()
-    owner(fabric, "set", "--unset", "namespaces", node="two")
-    fabric.wait_for(lambda: not told(fabric, "two").owner.namespaces, what="all namespaces", timeout_s=10)
     # on a battery below the floor, which is 20 since the first test
     (supplies / "BAT0" / "capacity").write_text("19\n")
     fabric.wait_for(lambda: runs_on(fabric, "web", "two"), what="the replica on mains", timeout_s=20)
     assert told(fabric).owner.not_accepting_reason == "BatteryLow"
     (supplies / "BAT0" / "status").write_text("Charging\n")
     fabric.wait_for(lambda: told(fabric).owner.accepting, what="mains to be told", timeout_s=20)
+    # of a namespace that the owner does not allow (any more)
+    owner(fabric, "set", "--namespaces", "mine", node="two")
+    fabric.wait_for(lambda: runs_on(fabric, "web", "one"), what="the replica where it may run", timeout_s=20)
+    owner(fabric, "set", "--unset", "namespaces", node="two")
+    fabric.wait_for(lambda: not told(fabric, "two").owner.namespaces, what="all namespaces", timeout_s=10)
+    # beyond the share
+    owner(fabric, "set", "--cpu", "10m")
+    fabric.wait_for(lambda: runs_on(fabric, "web", "two"), what="the replica where it fits", timeout_s=20)
+    owner(fabric, "set", "--unset", "cpu")
+    fabric.wait_for(lambda: told(fabric).capacity.cpu_millis > 10, what="the old capacity", timeout_s=10)
+    for node in ("one", "two"):
+        assert '"OwnerTerms"' in fabric.log_file(f"agent-{node}").read_text()
+    # paused
+    assert "until" in owner(fabric, "pause", "--for", "1h", node="two")
+    fabric.wait_for(lambda: runs_on(fabric, "web", "one"), what="the replica on the other node", timeout_s=20)
+    assert told(fabric, "two").owner.not_accepting_reason == "Paused"
+    resume(fabric, "two")
     fabric.ctl("delete", "workload", "web", "--wait")
 
 

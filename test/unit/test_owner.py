@@ -24,6 +24,7 @@ from cloudless.agent.reports import ReportBook
 from cloudless.config import AgentConfig, OwnerConfig
 from cloudless.core import hours
 from cloudless.core.model import Assignment, ReplicaStatus
+from cloudless.core.spec import Container, ResourceAmounts, Resources, WorkloadSpec
 from cloudless.errors import InvalidArgument
 
 
@@ -358,8 +359,10 @@ class Supervisor:
         self.calls: list[tuple[str, ...]] = []
         self.assigned: dict[str, Assignment] = {}
 
-    def assign(self, replica_id: str, namespace: str) -> None:
-        self.assigned[replica_id] = Assignment(replica_id, "web", namespace)
+    def assign(self, replica_id: str, namespace: str = "home", *, priority: int = 50, cpu_millis: int = 100) -> None:
+        container = Container(name="main", resources=Resources(requests=ResourceAmounts(cpu_millis=cpu_millis)))
+        spec = WorkloadSpec(priority=priority, containers=(container,))
+        self.assigned[replica_id] = Assignment(replica_id, "web", namespace, 1, spec)
         self.reports.put(replica_id, ReplicaStatus())
 
     def evict(self, replica_id: str, reason: str, message: str) -> bool:
@@ -395,14 +398,45 @@ async def test_the_node_is_held_to_the_terms(tmp_path: Path) -> None:
     supervisor.assign("b", "work")
     await watch.look()
     rules.apply()
-    assert supervisor.calls[2:] == [("hold", "NamespaceNotAllowed", "only"), ("evict", "b", "NamespaceNotAllowed")]
+    assert supervisor.calls[2:] == [("hold", "OwnerTerms", "only"), ("evict", "b", "OwnerTerms")]
     running = asyncio.ensure_future(rules.run())
     supervisor.assign("c", "work")
     async with asyncio.timeout(10):
         while len(supervisor.calls) < 5:
             await asyncio.sleep(0.01)
     running.cancel()
-    assert supervisor.calls[4:] == [("evict", "c", "NamespaceNotAllowed")]
+    assert supervisor.calls[4:] == [("evict", "c", "OwnerTerms")]
+
+
+async def test_what_no_longer_fits_into_the_share_goes_by_priority(tmp_path: Path) -> None:
+    device, supervisor = Device(tmp_path, share=0.5), Supervisor()
+    watch = await device.agent()
+    rules = OwnerRules(watch, supervisor)
+    for name, priority in (("high", 90), ("low", 10), ("middle", 50)):
+        supervisor.assign(name, priority=priority, cpu_millis=500)
+    rules.fit(ResourceAmounts(cpu_millis=1500, memory_bytes=1))
+    assert supervisor.calls == []
+    rules.fit(ResourceAmounts(cpu_millis=1000, memory_bytes=1))
+    assert supervisor.calls == [("evict", "low", "OwnerTerms")]
+    rules.fit(ResourceAmounts(cpu_millis=999, memory_bytes=1))
+    assert supervisor.calls[1:] == [("evict", "middle", "OwnerTerms")]
+    device.file.write_text("share: 1\n")  # what the device itself lacks is not the owner's doing
+    await watch.look()
+    rules.fit(ResourceAmounts())
+    assert len(supervisor.calls) == 2
+
+
+def test_only_as_many_go_as_must() -> None:
+    claims = [
+        owner.Claim("daemon", True, 0, 0, 100, 10),
+        owner.Claim("old", False, 50, 1, 100, 10),
+        owner.Claim("young", False, 50, 2, 100, 10),
+        owner.Claim("high", False, 90, 3, 100, 10),
+    ]
+    assert owner.surplus(claims, cpu_millis=400, memory_bytes=40) == ()
+    assert owner.surplus(claims, cpu_millis=400, memory_bytes=39) == ("young",)
+    assert owner.surplus(claims, cpu_millis=150, memory_bytes=40) == ("young", "old", "high")
+    assert owner.surplus(claims, cpu_millis=0, memory_bytes=0) == ("young", "old", "high", "daemon")
 
 
 # The program --------------------------------------------------------------------------------------------------
