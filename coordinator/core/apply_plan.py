@@ -48,8 +48,8 @@ def apply_plan(t: Transition, command: ApplyPlan) -> ApplyResult:
 
 
 def _planned_on_another(record: WorkloadRecord, command: ApplyPlan) -> bool:
-    """Whether the workload has changed since the plan was made: a new spec, another number, a pause. The change has
-    called for a new plan. Where no rollout is recorded yet, plans are applied as members of schema 2 do."""
+    """Whether people have changed the workload since the plan was made: a new spec, another number, a pause. The change
+    has called for a new plan. Where no rollout is recorded yet, plans are applied as members of schema 2 do."""
     return record.rollout is not None and 0 < command.planned_at_index < record.revision
 
 

@@ -40,11 +40,11 @@ def record_progress(t: Transition, record: WorkloadRecord, progress: RolloutProg
     completes = rollouts.is_complete(progress) and not newest.completed_at_ms
     if completes:
         newest = replace(newest, completed_at_ms=t.now_ms)
-    t.put_workload(replace(record, rollout=progress, history=(*record.history[:-1], newest)))
-    if completes:
+    t.note_workload(replace(record, rollout=progress, history=(*record.history[:-1], newest)))
+    if completes and record.generation > 1:
         _tell(t, record, "complete", f"all replicas are of generation {progress.generation}", progress)
-    elif before is None or before.generation != progress.generation:
-        pass  # what began it has told of it
+    elif before is None or before.generation != progress.generation or completes:
+        pass  # what began it has told of it, and that a first version is complete is told by its replicas
     elif progress.phase is not before.phase and progress.phase is RolloutPhase.FAILED:
         _tell(t, record, "failed", progress.message, progress, severity=Severity.ERROR)
     elif progress.phase is not before.phase and progress.phase in (

@@ -53,6 +53,12 @@ class Transition:
         metadata = record.metadata
         self._touch(Change("workload", metadata.name, metadata.namespace, metadata_only=metadata_only))
 
+    def note_workload(self, record: WorkloadRecord) -> None:
+        """Stores what the fabric notes beside a workload, as how far its rollout is. Its revision stays that of the last
+        change that was asked for, so that such notes are in nobody's way who changes what they have read."""
+        self.state = self.state.with_workload(record)
+        self._touch(Change("workload", record.metadata.name, record.metadata.namespace))
+
     def remove_workload(self, namespace: str, name: str) -> None:
         self.state = self.state.without_workload(namespace, name)
         self._touch(Change("workload", name, namespace, deleted=True))
