@@ -128,7 +128,7 @@ def spec(rng: random.Random) -> WorkloadSpec:
         type=WorkloadType.SERVICE,
         replicas=rng.randrange(6),
         priority=rng.choice([0, 45, 50, 60, 100]),
-        containers=(Container("main", ports=ports, resources=Resources(asked), **runs),),  # type: ignore[arg-type]
+        containers=(Container("main", ports=ports, resources=Resources(asked), **runs),),
         placement=placement,
         rollout=Rollout(min_available=rng.choice([0, 0, 1, 2])),
     )

@@ -88,20 +88,22 @@ class Board:
         self._scores: dict[int, tuple[float, float, CandidateScore]] = {}
         self._front: list[tuple[float, int]] = []  # the best nodes in order, as (-total, row)
         self._cutoff: tuple[float, int] | None = None  # all others come after it; None: there are no others
-        self._refill()
+        self._stale = True  # the best nodes are to be looked for anew
+        self._moved = False  # and so is what all nodes are like
         self._nowhere: PlacementDecision | None = None
 
     def place(self) -> PlacementDecision:
         """Puts one replica on the best node of the working copy, or says why there is none."""
         if self._nowhere is not None:
             return self._nowhere  # nothing was placed since, so nothing is different
+        self._catch_up()
         rejections, obstacles = self.verdicts.rejections(), self.verdicts.obstacles()
         considered = len(self.table)
         if not self._feasible:
             summary = f"no node fits: {obstacles or 'there are no nodes'}"
             self._nowhere = PlacementDecision("", (), rejections, considered, self._now_ms, summary)
             return self._nowhere
-        if len(self._front) < CANDIDATES_SHOWN and self._cutoff is not None:
+        if self._stale or (len(self._front) < CANDIDATES_SHOWN and self._cutoff is not None):
             self._refill()
         ranked = self._front[:CANDIDATES_SHOWN]
         shown = tuple(self._score(row) for _, row in ranked)
@@ -113,6 +115,7 @@ class Board:
 
     def place_on(self, node_id: str) -> PlacementDecision:
         """Puts one replica on this node of the working copy, or says why it cannot be there."""
+        self._catch_up()
         row = self.table.index.get(node_id)
         if row is None or self._blocked[row]:
             against = [] if row is None else self.verdicts.at(row)
@@ -201,6 +204,7 @@ class Board:
         totals = np.where(self._blocked, -np.inf, self._totals)
         self._front = _best(totals, min(_FRONT, self._feasible))
         self._cutoff = self._front[-1] if self._feasible > len(self._front) else None
+        self._stale = False
 
     def _take(self, row: int) -> None:
         self._nowhere = None
@@ -217,7 +221,7 @@ class Board:
         for each in self._terms:
             each.take(row)
         if self._moving_verdicts or self._moving_points:
-            self._reconsider()
+            self._moved = True
         else:
             self._settle(row, fits=fits)
 
@@ -256,8 +260,11 @@ class Board:
             self._feasible -= 1
             self.verdicts.fell(row)
 
-    def _reconsider(self) -> None:
-        """Any node may be another one now."""
+    def _catch_up(self) -> None:
+        """After a replica was placed that any node may have become another one by."""
+        if not self._moved:
+            return
+        self._moved = False
         for verdict, terms in self._moving_verdicts:
             codes = neighbours.judge(terms, nodes=len(self.table))
             if not np.array_equal(codes, verdict.codes):
@@ -269,7 +276,7 @@ class Board:
         self._feasible = len(self.table) - int(np.count_nonzero(blocked))
         if self._moving_points:
             self._weigh()
-        self._refill()
+        self._stale = True
 
     def _score(self, row: int) -> CandidateScore:
         utilization, preference = float(self._utilization[row]), float(self._preference[row])

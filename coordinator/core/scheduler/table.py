@@ -35,6 +35,7 @@ READY, SINCE, KNOWN, AVAILABLE, LOSSES, FAILED, UPDATED, FIRST_READY, PRIOR = ra
 COST, NETWORK, NEAR = range(3)
 
 _KEPT: Final = 4  # versions; several states are looked at in turns when forecasts are made
+_STRETCH: Final = 256
 _VALUES_SPARE: Final = 1024  # values of a facet that no node has any more, beyond the number of nodes
 
 
@@ -84,7 +85,9 @@ class NodeTable:
         self.index: dict[str, int] = {}
         self.nodes: list[Node] = []
         self.usages: list[NodeUsage | None] = []
-        self._any_usage = False
+        self._reporting: list[str] = []  # who told of its use, in the order of the last report
+        self._reports: list[NodeUsage] = []
+        self._reporting_rows: Ints | None = None  # the row of each; -1: no such node. None: rows have moved since
         self.used: Ints = np.zeros((len(amounts.ACCOUNTED), 0), np.int64)
         self.facts: Ints = np.zeros((PRIOR + 1, 0), np.int64)
         self.judged: Floats = np.zeros((NEAR + 1, 0), np.float64)
@@ -208,6 +211,7 @@ class NodeTable:
             self._facets[name] = Facet(change(facet.codes), facet.values, facet.lookup)
 
     def _renumber(self) -> None:
+        self._reporting_rows = None
         self.index = {node_id: row for row, node_id in enumerate(self.ids)}
 
     def _reserve(self, ids: Sequence[str], reserved: Mapping[str, ResourceAmounts]) -> None:
@@ -261,21 +265,46 @@ class NodeTable:
 
     def with_usage(self, usage: Mapping[str, NodeUsage]) -> NodeTable:
         """The table with this live use; the same one where nothing of it changed."""
-        if not usage and not self._any_usage:
-            return self
-        found = list(map(usage.get, self.ids))
-        changed = [row for row, (new, old) in enumerate(zip(found, self.usages, strict=True)) if new is not old]
-        if not changed:
-            return self
+        reports = list(usage.values())
+        if self._reporting_rows is not None and self._reporting == list(usage):
+            at = self._reporting_rows
+            found = [(int(at[i]), reports[i]) for i in _differing(self._reports, reports) if at[i] >= 0]
+            changed: list[tuple[int, NodeUsage | None]] = [*found]
+        else:
+            changed = [
+                (row, usage.get(node_id))
+                for row, (node_id, old) in enumerate(zip(self.ids, self.usages, strict=True))
+                if usage.get(node_id) is not old
+            ]
         table = self._copy()
-        table.usages = found
-        table._any_usage = bool(usage)
-        rows = np.array(changed, np.int64)
-        table._judge(rows)
-        pressure = table._facets.get(facets.PRESSURE)
-        if pressure is not None:
-            table._facets[facets.PRESSURE] = pressure.with_rows(rows, (facets.pressure(found[i]) for i in changed))
+        table._reports = reports
+        if self._reporting_rows is None or self._reporting != list(usage):
+            table._reporting = list(usage)
+            table._reporting_rows = np.array([self.index.get(node_id, -1) for node_id in usage], np.int64)
+        if changed:
+            table._report(changed)
         return table
+
+    def _report(self, changed: Sequence[tuple[int, NodeUsage | None]]) -> None:
+        self.usages = list(self.usages)
+        for row, report in changed:
+            self.usages[row] = report
+        rows = np.array([row for row, _ in changed], np.int64)
+        self._judge(rows)
+        pressure = self._facets.get(facets.PRESSURE)
+        if pressure is not None:
+            self._facets[facets.PRESSURE] = pressure.with_rows(rows, (facets.pressure(u) for _, u in changed))
+
+
+def _differing(before: Sequence[NodeUsage], after: Sequence[NodeUsage]) -> list[int]:
+    """Where two lists of equal length differ. Most of their items are the very same, which comparing whole stretches
+    finds out quickly."""
+    found = []
+    for start in range(0, len(after), _STRETCH):
+        old, new = before[start : start + _STRETCH], after[start : start + _STRETCH]
+        if old != new:
+            found += [start + i for i, (one, other) in enumerate(zip(old, new, strict=True)) if one is not other]
+    return found
 
 
 def _amounts(value: ResourceAmounts) -> tuple[int, ...]:
