@@ -92,6 +92,7 @@ class ReplicaNetworks:
         self._book.restore({replica: address for replica, (address, _) in known.items()})
         ADDRESSES_USED.set(len(self._book))
         self._ports.close()
+        self._ports.shares = await self._run(ports.can_share)
         for replica, (address, bindings) in known.items():
             owner = (owners or {}).get(replica, "")
             self._ports.claim(replica, ports.forwards(address, bindings), owner=owner, adopted=True)

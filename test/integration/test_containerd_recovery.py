@@ -213,8 +213,9 @@ async def test_a_new_agent_adopts_everything_from_containerd_alone(place, runtim
         assert await adopted.ensure_sandbox(sandbox) == before[0]
         assert await adopted.start_container(sandbox, sandbox.spec.containers[0], attempt=3) == running
         with pytest.raises(FailedPrecondition) as refused:
-            await adopted.ensure_sandbox(make("r3", ports=(port,)))
+            await adopted.ensure_sandbox(dataclasses.replace(make("r3", ports=(port,)), workload="other"))
         assert refused.value.reason == "HostPortInUse"
+        await adopted.ensure_sandbox(make("r4", ports=(port,)))  # another replica of the workload that has it
     finally:
         await adopted.close()
 

@@ -153,3 +153,13 @@ def test_only_those_that_serve_get_connections(unused_tcp_port):
     assert held.set_serving(frozenset()) is True
     assert "elements" not in held.table()
     held.close()
+
+
+def test_where_the_kernel_cannot_share_a_port_belongs_to_one(unused_tcp_port):
+    held = ports.HostPorts("br0", NETWORK)
+    held.shares = False
+    claim(held, "one", unused_tcp_port, owner="d/web")
+    with pytest.raises(FailedPrecondition, match="replica one"):
+        claim(held, "two", unused_tcp_port, owner="d/web")
+    assert "numgen" not in held.table()
+    held.close()

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cloudless.agent.network import ports
 from cloudless.agent.runtime.containerd import cgroups, security
 from cloudless.agent.runtime.containerd.spec import Host
 from cloudless.core.model import Feature
@@ -71,6 +72,7 @@ def features(host: Host) -> tuple[Feature, ...]:
         _feature("apparmor", bool(host.app_armor_profile), host.app_armor_profile, _why_no_app_armor()),
         _feature("containerd.network", _NET_ADMIN in host.capabilities, "bridge and veth", "no CAP_NET_ADMIN"),
         _feature("containerd.host-ports", bool(find_program("nft")), "nftables", "nft is not installed"),
+        _feature("containerd.shared-host-ports", ports.can_share(), "nftables numgen", "the kernel has no nft_numgen"),
         _feature(
             "containerd.privileged",
             {_SYS_RESOURCE, _SYS_ADMIN} <= set(host.capabilities),
