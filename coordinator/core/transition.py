@@ -54,8 +54,8 @@ class Transition:
         self._touch(Change("workload", metadata.name, metadata.namespace, metadata_only=metadata_only))
 
     def note_workload(self, record: WorkloadRecord) -> None:
-        """Stores what the fabric notes beside a workload, as how far its rollout is. Its revision stays that of the last
-        change that was asked for, so that such notes are in nobody's way who changes what they have read."""
+        """Stores what the fabric notes beside a workload, as how far its rollout is. Its revision stays that of the
+        last change that was asked for, so that such notes are in nobody's way who changes what they have read."""
         self.state = self.state.with_workload(record)
         self._touch(Change("workload", record.metadata.name, record.metadata.namespace))
 

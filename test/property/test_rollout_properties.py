@@ -85,7 +85,7 @@ class Model:
         self.fabric = fabric
         self.before = self.look()
         fabric.observers.append(self.check)
-        self.log = []
+        self.held = ((0, False), 0)  # generation and whether it is paused; since then, replicas of it at the beginning
 
     def look(self):
         state = self.fabric.state
@@ -103,6 +103,7 @@ class Model:
 
     def check(self, applied):
         earlier, self.before = self.before, self.look()
+        self.hold()
         command = c.decode(self.fabric.log[-1]).command
         if not isinstance(command, c.ApplyPlan) or not applied.result.accepted or command.roll_back:
             return
@@ -126,19 +127,18 @@ class Model:
         if rollouts.stable_revision(record, progress) is None:
             return
         if progress.paused and rollout.strategy is not RolloutStrategy.RECREATE:
-            assert new <= had + self.returned(earlier), f"paused: {story}"
+            assert new <= max(had, self.held[1]), f"paused with {self.held}: {story}"
         step = step_of(rollout, progress)
         if not progress.paused and step is not None and stepwise(record, progress):
             assert new <= max(had, weighed(step, desired)), f"weight {step}: {story}"
 
-    def returned(self, earlier):
-        """Replacements of new replicas whose node is left or out of reach."""
-        record, replicas, _, staying = earlier
-        return (
-            sum(r.generation == record.generation for r in replicas)
-            - sum(r.generation == record.generation for r in staying)
-            + sum(r.generation == record.generation and r.stopping for r in self.fabric.replicas("web"))
-        )
+    def hold(self):
+        record, replicas, _, _ = self.before
+        if record is not None:
+            progress = record.rollout
+            paused = progress is not None and progress.paused
+            if self.held[0] != (record.generation, paused):
+                self.held = ((record.generation, paused), sum(r.generation == record.generation for r in replicas))
 
     @staticmethod
     def total(record, surge, now, before, story):

@@ -47,7 +47,14 @@ def plan_service(draft: Draft, deadlines: Deadlines) -> None:
             return  # never two copies of one replica: the new ones wait until the last old one is gone
     finished = [r for r in census.succeeded if r.generation == record.generation]
     held = [*census.current, *census.backing_off, *finished]
-    aim = targets(record, course, held=len(held) + len(census.pending), available=_available(census))
+    aim = targets(
+        record,
+        course,
+        held=len(held) + len(census.pending),
+        gone=_gone(draft, held),
+        old=len(census.outdated) + len(census.outdated_backing_off) + len(census.outdated_pending),
+        available=_available(census),
+    )
     serving = Serving(census)
     missing = aim.new - len(held) - len(census.pending)
     if missing < 0:
@@ -75,6 +82,19 @@ def _outdated(census: Census) -> int:
 
 def _available(census: Census) -> int:
     return sum(r.id in census.available for r in (*census.current, *census.leaving))
+
+
+def _gone(draft: Draft, held: list[Replica]) -> int:
+    """How many replicas of the present generation failed or were lost, and have no replacement yet. One that is out of
+    reach stays on record; what was created since then replaces it."""
+    census, record = draft.census, draft.record
+    present = record.generation
+    gone = sum(r.generation == present and not r.stopping for r in (*census.failed, *census.lost))
+    away = [draft.state.nodes[r.node_id].state_since_ms for r in census.away if r.generation == present]
+    if not away:
+        return gone
+    since_ms = min(away) + record.spec.disruption.offline_grace_ms
+    return gone + max(0, len(away) - sum(r.created_at_ms >= since_ms for r in (*held, *census.pending)))
 
 
 def _going(census: Census) -> list[Replica]:

@@ -34,9 +34,10 @@ def bounds(rollout: Rollout, desired: int) -> tuple[int, int]:
     return surge, floor
 
 
-def targets(record: WorkloadRecord, course: Course, *, held: int, available: int) -> Targets:
-    """`held` is how many replicas of the present generation there are (placed, pending or to be tried again), and
-    `available` how many of them have served for long enough."""
+def targets(record: WorkloadRecord, course: Course, *, held: int, gone: int, old: int, available: int) -> Targets:
+    """`held` is how many replicas of the present generation there are (placed, pending or to be tried again), `gone`
+    how many of it were lost and are not replaced yet, and `available` how many have served for long enough. `old` is
+    how many of older generations there are."""
     rollout, desired = record.spec.rollout, record.spec.replicas
     surge, floor = bounds(rollout, desired)
     stable = course.stable
@@ -47,7 +48,8 @@ def targets(record: WorkloadRecord, course: Course, *, held: int, available: int
     restored = max(0, min(floor, stable.spec.replicas) - available)
     total = desired + surge
     if course.holds:
-        new = min(held, desired)
+        # Each failure is replaced by the generation that it was of, and the number of new ones does not grow.
+        new = min(max(held, min(held + gone, desired - old)), desired)
         return Targets(new=new, old=desired - new, keep=max(0, total - new), total=total, floor=floor)
     step = step_of(rollout, course.progress)
     if stepwise(record, course.progress) and step is not None:
