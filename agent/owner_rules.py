@@ -39,7 +39,7 @@ class OwnerRules:
     def __init__(self, watch: OwnerWatch, supervisor: Holder) -> None:
         self._watch = watch
         self._supervisor = supervisor
-        self._applied: tuple[str, tuple[str, ...]] | None = None
+        self._applied: tuple[str, str, tuple[str, ...]] | None = None
         self._capacity: ResourceAmounts | None = None
 
     def apply(self) -> None:
@@ -47,9 +47,10 @@ class OwnerRules:
         verdict, terms = self._watch.verdict, self._watch.terms
         reason = verdict.reason if verdict.evicting else ""
         namespaces = terms.namespaces if terms is not None and not verdict.evicting else ()
-        if (reason, namespaces) == self._applied:
+        wanted = (reason, verdict.message if reason else "", namespaces)
+        if wanted == self._applied:
             return
-        self._applied = (reason, namespaces)
+        self._applied = wanted
         if reason:
             self._supervisor.hold(reason, verdict.message)
         elif namespaces:
