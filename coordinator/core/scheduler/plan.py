@@ -77,7 +77,7 @@ class Board:
         ports = [] if self._port_verdict is None else [self._port_verdict]
         self.verdicts = Verdicts(table, (*static, *rooms, *ports, *(v for v, _ in companies)), ids_max=ids_max)
         self._blocked: Bools = self.verdicts.blocked()
-        self._feasible = len(table) - int(np.count_nonzero(self._blocked))
+        self.feasible = len(table) - int(np.count_nonzero(self._blocked))
         # What changes with each replica that is placed, beside the node that it is placed on.
         self._moving_verdicts = [(v, terms) for v, terms in companies if any(t.term.own for t in terms)]
         self._soft = [each for each in self._terms if not each.term.required]
@@ -99,7 +99,7 @@ class Board:
         self._catch_up()
         rejections, obstacles = self.verdicts.rejections(), self.verdicts.obstacles()
         considered = len(self.table)
-        if not self._feasible:
+        if not self.feasible:
             summary = f"no node fits: {obstacles or 'there are no nodes'}"
             self._nowhere = PlacementDecision("", (), rejections, considered, self._now_ms, summary)
             return self._nowhere
@@ -109,7 +109,7 @@ class Board:
         shown = tuple(self._score(row) for _, row in ranked)
         node_id = shown[0].node_id
         others = f"; {obstacles}" if obstacles else ""
-        summary = f"placed on {node_id}: score {shown[0].total:.3f}, best of {self._feasible}{others}"
+        summary = f"placed on {node_id}: score {shown[0].total:.3f}, best of {self.feasible}{others}"
         self._take(ranked[0][1])
         return PlacementDecision(node_id, shown, rejections, considered, self._now_ms, summary)
 
@@ -202,8 +202,8 @@ class Board:
 
     def _refill(self) -> None:
         totals = np.where(self._blocked, -np.inf, self._totals)
-        self._front = _best(totals, min(_FRONT, self._feasible))
-        self._cutoff = self._front[-1] if self._feasible > len(self._front) else None
+        self._front = _best(totals, min(_FRONT, self.feasible))
+        self._cutoff = self._front[-1] if self.feasible > len(self._front) else None
         self._stale = False
 
     def _take(self, row: int) -> None:
@@ -257,7 +257,7 @@ class Board:
                 insort(self._front, entry)
         else:
             self._blocked[row] = True
-            self._feasible -= 1
+            self.feasible -= 1
             self.verdicts.fell(row)
 
     def _catch_up(self) -> None:
@@ -273,7 +273,7 @@ class Board:
         if not np.array_equal(blocked, self._blocked):
             self._blocked = blocked
             self.verdicts.recount()
-        self._feasible = len(self.table) - int(np.count_nonzero(blocked))
+        self.feasible = len(self.table) - int(np.count_nonzero(blocked))
         if self._moving_points:
             self._weigh()
         self._stale = True
