@@ -180,6 +180,13 @@ def _next_due(cron: str, time_zone: str, after_s: int) -> int | None:
     return None if found is None else found * 1000
 
 
+def in_words(schedule: Schedule, at_ms: int) -> str:
+    """A time as a clock of the schedule's zone shows it: `2026-03-29 03:00 Europe/Berlin`."""
+    name = schedule.time_zone or "UTC"
+    at_s = at_ms // 1000
+    return f"{_wall(at_s + _offset_s(_zone(name), at_s)):%Y-%m-%d %H:%M} {name}"
+
+
 def due_between(schedule: Schedule, after_ms: int, until_ms: int, limit: int) -> tuple[int, ...]:
     """The due times after `after_ms`, up to and with `until_ms`, in order: the newest `limit` of them.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cloudless.coordinator.core import amounts
+from cloudless.coordinator.core import amounts, run_views
+from cloudless.coordinator.core.runs import RUN_TYPES
 from cloudless.coordinator.core.scheduler.kinds import eligible_nodes, matching_nodes
 from cloudless.coordinator.core.state import State
 from cloudless.core.model import (
@@ -32,6 +33,8 @@ def workload_view(state: State, record: WorkloadRecord) -> Workload:
         updated_at_ms=record.updated_at_ms,
         deleting=record.deleting,
         status=workload_status(state, record),
+        runs=run_views.runs_view(state, record) if record.runs else (),
+        next_run_at_ms=run_views.next_run_at_ms(record),
     )
 
 
@@ -56,6 +59,8 @@ def wanted(state: State, record: WorkloadRecord) -> int:
 def workload_status(state: State, record: WorkloadRecord) -> WorkloadStatus:
     """Counts what is wanted, placed, running and ready. A replica on a node that is out of reach counts as
     running and not as ready: nobody knows."""
+    if record.spec.type in RUN_TYPES:
+        return run_views.run_status(state, record)
     replicas = [r for r in state.replicas_of(record.metadata.namespace, record.metadata.name) if not r.stopping]
     desired = wanted(state, record)
     running = sum(r.status.phase in _RUNS for r in replicas)
