@@ -86,6 +86,7 @@ class ContainerFacts:
     evicted_reason: str = ""
     evicted_message: str = ""
     retry_at_wall_ms: int = 0  # the next start; 0 with facts of older agents
+    message: str = ""  # of `reason`, once the latest run has ended
     # Of run `attempt`, whose end is not yet known: that it is being stopped, and how far this came.
     stop_since_wall_ms: int = 0
     stop_cause: str = ""

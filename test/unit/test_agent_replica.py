@@ -316,3 +316,21 @@ def test_a_page_is_asked_for_once(port: str, asked_of: list[str]) -> None:
     stop(h)
     assert [e.container for e in asked(h, m.RunPreStop)] == asked_of
     assert len(asked(h, m.StopContainer)) == 1
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_what_happened_is_told_in_the_same_words_after_a_restart(retries: int) -> None:
+    h = settled(assignment(K.ALWAYS, retries=retries))
+    exits(137, oom=True)(h)
+    if retries:
+        h.settle()
+        exits(137, oom=True)(h)
+    h.answer(h.pending.index(asked(h, m.Look)[0]), fail=False, happens=True)
+    before = status_of(h.state)
+    assert "OOMKilled (exit code 137): it ran out of memory" in before.message
+    assert before.phase is (P.FAILED if retries else P.STARTING)
+    h.boot()
+    h.answer(h.pending.index(asked(h, m.Look)[0]), fail=False, happens=True)
+    after = status_of(h.state)
+    assert (after.phase, after.reason, after.message) == (before.phase, before.reason, before.message)
+    assert after.containers[0].retry_at_ms == before.containers[0].retry_at_ms
