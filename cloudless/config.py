@@ -156,7 +156,7 @@ class SessionConfig:
         2, "Heartbeats that a node on a steady link may miss before it is unreachable.", kinds.at_least(1)
     )
     silence_misses_max: int = setting(
-        20, "Heartbeats that a node on any link may miss before it is unreachable.", kinds.at_least(1)
+        30, "Heartbeats that a node on any link may miss before it is unreachable.", kinds.at_least(1)
     )
     node_lease_ms: int = setting(5 * 60_000, "How long a node may be unreachable before it is lost.")
 

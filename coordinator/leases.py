@@ -33,7 +33,7 @@ from cloudless.coordinator.core.liveness import (
 from cloudless.coordinator.core.node_health import with_health
 from cloudless.coordinator.core.state import State
 from cloudless.coordinator.store import Store
-from cloudless.core.model import Node
+from cloudless.core.model import Node, NodeState
 from cloudless.errors import CloudlessError
 
 log = structlog.get_logger(__name__)
@@ -90,6 +90,8 @@ class Leases:
         self._elsewhere = dataclasses.replace(
             self._here, heartbeat_timeout_ms=self._alone.heartbeat_timeout_ms + interval_ms
         )
+        # No node is given up for a shorter silence.
+        self._least_ms = min(config.silence_misses_min, config.heartbeat_misses) * interval_ms
         self._contacts: dict[str, Contact] = {}
         self._arrivals: dict[str, Arrivals] = {}  # of the nodes that have, or had, a session here
         self._weather = Weather()
@@ -235,7 +237,7 @@ class Leases:
                     await self._judge_due.wait()
             late_ms = self._clock.monotonic_ms() - now_ms - wait_ms
             if late_ms > self._config.heartbeat_interval_ms:
-                self._stood_still(late_ms)
+                self._stood_still(late_ms + wait_ms)  # it began somewhere in the wait
 
     def _stood_still(self, late_ms: int) -> None:
         """This process did not run (it was stopped, the disk or the machine stalled): what the nodes said meanwhile
@@ -335,6 +337,17 @@ class Leases:
                 self.forget(node_id)  # removed; its session ended after that
                 continue
             before = self._contacts.get(node_id, NO_CONTACT)
+            heard_at_ms = before.heard_at_ms
+            if (
+                heard_at_ms is not None
+                and now_ms < heard_at_ms + self._least_ms
+                and node.state is NodeState.READY
+                and before.connected
+                and before.unreachable_since_ms is None
+            ):
+                # Nothing can be said of it yet: so it is with nearly all of thousands.
+                self._look_again_at_ms = min(self._look_again_at_ms, heard_at_ms + self._least_ms)
+                continue
             contact = leased(before, node.state, now_ms=now_ms)
             if contact is not before:
                 self._contacts[node_id] = contact

@@ -24,7 +24,7 @@ from typing import Final
 PHI: Final = 8.0
 # What a lossy link is presumed to lose, unless it was seen to lose more. Presuming less would save a second or two on
 # links that are not clean, and cost a false alarm wherever a clean link turns bad.
-LOSS_PRESUMED: Final = 0.3
+LOSS_PRESUMED: Final = 0.4
 # A clean heartbeat makes it less likely that the link is a lossy one: by 15 %, though one that loses 30 % shows a clean
 # one less often. So links that lose less are not taken for clean either.
 _CLEAN: Final = math.log10(0.85)
@@ -35,7 +35,8 @@ _MISSED_EVIDENCE: Final = 5.0
 # Nothing is believed more firmly than this: what a link was for a day says little of it after a turn in the road.
 _CLEAN_AT_MOST: Final = -PHI
 _MEMORY: Final = 0.995  # of the share lost, per heartbeat: about the last three minutes
-_SHARE_PRIOR: Final = (1.5, 5.0)  # lost, of so many: presumed before anything was seen
+_SHARE_PRIOR: Final = (2.0, 5.0)  # lost, of so many: presumed before anything was seen
+_LONGEST_TIMES: Final = 2.0  # silences that are not twice as long as one that was survived mean nothing
 _SLACK: Final = 0.4  # of an interval
 _SLACK_MS_MIN: Final = 400  # a process may be that late on a busy machine, however short the interval
 _BAD_WEATHER: Final = -4.0  # at least so likely is it then that a link is a lossy one
@@ -48,12 +49,13 @@ _UNKNOWN: Final = math.log10(0.5)
 class Arrivals:
     """What is known of the way that one node's heartbeats come. Times are monotonic ms of one clock."""
 
-    __slots__ = ("_lossy", "_lost", "_seen", "at_ms")
+    __slots__ = ("_longest", "_lossy", "_lost", "_seen", "at_ms")
 
     def __init__(self) -> None:
         self.at_ms: int | None = None  # the last one; None: the next gap says nothing
         self._lossy = _UNKNOWN  # log10 of how likely it is that the link is a lossy one
         self._lost, self._seen = _SHARE_PRIOR
+        self._longest = 1.0  # gap that was seen, in intervals; fades like the rest
 
     @classmethod
     def presumed(cls, patience_ms: int, *, interval_ms: int) -> Arrivals:
@@ -84,6 +86,7 @@ class Arrivals:
         else:
             self._lossy = min(self._lossy + _MISSED_EVIDENCE, 0.0)
             missed = math.ceil(late - _ON_TIME)
+        self._longest = max(self._longest * _MEMORY, gap)
         self._lost = self._lost * _MEMORY + missed
         self._seen = self._seen * _MEMORY + missed + 1
         return late > _ON_TIME
@@ -100,7 +103,9 @@ class Arrivals:
         bounds, and some slack for the last of them. In bad weather no link counts as clean."""
         lossy = max(self._lossy, _BAD_WEATHER) if bad_weather else self._lossy
         missed = math.ceil((PHI + lossy) / -math.log10(self._share()))
-        return min(max(missed, misses_min), misses_max) * interval_ms + _slack_ms(interval_ms)
+        learned_ms = max(missed, misses_min) * interval_ms + _slack_ms(interval_ms)
+        survived_ms = round(_LONGEST_TIMES * self._longest * interval_ms)
+        return min(max(learned_ms, survived_ms), misses_max * interval_ms + _slack_ms(interval_ms))
 
 
 def _slack_ms(interval_ms: int) -> int:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import random
 from pathlib import Path
 
 import pytest
@@ -664,3 +665,33 @@ def test_a_use_that_was_told_is_the_same_as_one_that_was_heard():
     sighting = Sighting("n1", "c2", 0, 0, 0, "b", "i", to_proto(usage, UsageMessage))
     assert sighting.usage == usage
     assert dataclasses.replace(sighting, reported=None).usage is None
+
+
+@pytest.mark.parametrize("how", ["silent", "broken"])
+@pytest.mark.parametrize("hub", ["c1", "c2"])
+def test_a_sudden_loss_is_recorded_within_the_bars(hub, how):
+    """Of a node that is connected to the leader, and of one that is connected to another coordinator."""
+
+    @scenario
+    async def story(rig):
+        rng, took_ms = random.Random(1), []
+        agent = Agent(rig, "n2", hub)
+        await asyncio.sleep(150)  # its link is trusted by then
+        for _ in range(40):
+            await asyncio.sleep(3 + rng.random())
+            agent.fall_silent() if how == "silent" else agent.vanish()
+            began_ms = rig.clock.monotonic_ms()
+            await rig.until_node(NodeState.UNREACHABLE, "n2")
+            took_ms.append(rig.clock.monotonic_ms() - began_ms)
+            agent.vanish()
+            await asyncio.sleep(2)
+            agent = Agent(rig, "n2", hub)
+            await rig.until_node(NodeState.READY, "n2")
+        took_ms.sort()
+        p50_ms, p95_ms = took_ms[len(took_ms) // 2], took_ms[int(0.95 * len(took_ms))]
+        where = "the leader" if hub == "c1" else "another coordinator"
+        print(f"{how}, connected to {where}: recorded after P50 {p50_ms} ms, P95 {p95_ms} ms, most {took_ms[-1]} ms")
+        assert p50_ms < 2_000
+        assert p95_ms < 4_000
+
+    story()
