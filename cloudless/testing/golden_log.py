@@ -8,6 +8,7 @@ to change lines that are there already: a later version may add entries at the e
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from cloudless.core.model import (
     CandidateScore,
     ContainerStatus,
     FilterRejection,
+    JobRun,
     JoinToken,
     NodeState,
     PlacementDecision,
@@ -30,13 +32,25 @@ from cloudless.core.model import (
     Role,
     RoleBinding,
     RolloutAction,
+    RunPhase,
     ScoreTerm,
     Severity,
     Taint,
     User,
 )
-from cloudless.core.spec import Metadata, Placement, Protocol, SpreadConstraint, TaintEffect, WorkloadType
+from cloudless.core.spec import (
+    ConcurrencyPolicy,
+    Metadata,
+    MissedRuns,
+    Placement,
+    Protocol,
+    Schedule,
+    SpreadConstraint,
+    TaintEffect,
+    WorkloadType,
+)
 from cloudless.testing.fabric_model import device, service
+from cloudless.testing.job_fabric import job
 
 TRUST_DOMAIN = "golden.local"
 _START_MS = 1_750_000_000_000
@@ -65,10 +79,16 @@ def lifecycle_entries() -> list[bytes]:
     return _encoded(_lifecycle_commands())
 
 
+def run_entries() -> list[bytes]:
+    """Jobs and crons: schema 3. Append only."""
+    return _encoded(_run_commands())
+
+
 LOGS: Final[Mapping[str, Callable[[], list[bytes]]]] = {
     "log": entries,
     "coordinators": coordinator_entries,
     "lifecycle": lifecycle_entries,
+    "runs": run_entries,
 }
 
 
@@ -185,6 +205,54 @@ def _lifecycle_commands() -> Iterator[tuple[str, c.Command]]:
     alice = "user/alice"
     yield alice, c.ControlRollout("default", "web", RolloutAction.PAUSE)  # unknown
     yield alice, c.StartRun("default", "web")  # unknown
+
+
+def _run_commands() -> Iterator[tuple[str, c.Command]]:
+    alice, loop, node = "user/alice", "system/reconciler", "node/node-a"
+    yield alice, c.CreateToken(JoinToken("t1", "*", max_uses=1, expires_at_ms=_START_MS + 9_000_000))
+    yield node, c.EnrollNode("t1", "node-a", "sha-a", "0a", _START_MS + 80_000_000)
+    yield node, c.ReportNode("node-a", NodeState.READY, "connected", device(cpu_millis=1000))
+    yield alice, c.PutWorkload(Metadata("job", "default"), job(completions=2, parallelism=1, ttl_ms=5_000))
+    begun = JobRun(1, 1, started_at_ms=_START_MS + 4_000, phase=RunPhase.RUNNING)
+    first = dataclasses.replace(_planned("job-aaaaa", 1, "node-a"), run=1)
+    yield loop, c.ApplyPlan("default", "job", replicas=(first,), runs=(begun,))
+    yield loop, c.ApplyPlan("default", "job", runs=(dataclasses.replace(begun, number=2),))  # it has its run
+    yield alice, c.ScaleWorkload("default", "job", 3)  # it has no replicas
+    yield alice, c.StartRun("default", "job")  # one is not finished
+    failed = dataclasses.replace(_status(ReplicaPhase.FAILED, reason="RetriesExhausted"), restart_count=1)
+    yield node, c.ReportReplicas("node-a", (c.ReportedReplica("job-aaaaa", failed),))
+    second = dataclasses.replace(_planned("job-bbbbb", 1, "node-a", attempt=1), run=1)
+    stop = c.PlannedStop("job-aaaaa", "Failed")
+    retried = dataclasses.replace(begun, failed=2)
+    yield loop, c.ApplyPlan("default", "job", replicas=(second,), stops=(stop,), runs=(retried,))
+    yield loop, c.ApplyPlan("default", "job", runs=(begun,))  # it has gone on
+    yield node, c.ReportReplicas("node-a", (c.ReportedReplica("job-aaaaa", gone=True),))
+    yield node, c.ReportReplicas("node-a", (c.ReportedReplica("job-bbbbb", _status(ReplicaPhase.SUCCEEDED)),))
+    stray = dataclasses.replace(_planned("job-ccccc", 1, "node-a"), run=7)
+    yield loop, c.ApplyPlan("default", "job", replicas=(stray,))  # there is no such run
+    ended = dataclasses.replace(retried, phase=RunPhase.SUCCEEDED, succeeded=2, finished_at_ms=_START_MS + 15_000)
+    yield loop, c.ApplyPlan("default", "job", runs=(ended,))
+    yield loop, c.ApplyPlan("default", "job", expired=True)  # its time is not over
+    yield alice, c.StartRun("default", "job")
+    late = JobRun(2, 1, 0, _START_MS + 16_500, _START_MS + 17_000, RunPhase.FAILED, 0, 0, "DeadlineExceeded", True)
+    yield loop, c.ApplyPlan("default", "job", runs=(late,))
+    hourly = Schedule("0 * * * *", "Europe/Berlin", ConcurrencyPolicy.REPLACE, MissedRuns.SKIP, 2)
+    yield alice, c.PutWorkload(Metadata("cron", "default"), job(schedule=hourly))
+    due_ms = _START_MS + 3_600_000
+    missed = JobRun(1, 1, due_ms, 0, due_ms + 9, RunPhase.SKIPPED, reason="Missed")
+    started = JobRun(2, 1, 2 * 3_600_000 + _START_MS, due_ms + 9, phase=RunPhase.RUNNING)
+    until_ms = started.scheduled_at_ms
+    plan = c.ApplyPlan("default", "cron", runs=(missed, started), scheduled_until_ms=until_ms)
+    yield loop, plan
+    yield loop, dataclasses.replace(plan, planned_at_index=3)  # the same again changes nothing
+    again = dataclasses.replace(started, number=3)
+    yield loop, c.ApplyPlan("default", "cron", runs=(again,), scheduled_until_ms=until_ms)  # decided already
+    yield alice, c.StartRun("default", "cron")
+    held = dataclasses.replace(hourly, suspend=True)
+    yield alice, c.PutWorkload(Metadata("cron", "default"), job(schedule=held))
+    yield alice, c.PutWorkload(Metadata("cron", "default"), job(schedule=hourly, image="job:2"))
+    yield loop, c.ApplyPlan("default", "job", expired=True)
+    yield node, c.ReportReplicas("node-a", (c.ReportedReplica("job-bbbbb", gone=True),))
 
 
 _TAINT = Taint("battery", "low", TaintEffect.NO_SCHEDULE)
