@@ -15,6 +15,7 @@ from cloudless.agent.supervisor import Supervisor
 from cloudless.core.model import Assignment, DeviceClass, DeviceInfo, NodeUsage, RuntimeInfo
 from cloudless.core.spec import ResourceAmounts
 from cloudless.testing.runtime import FakeDevice, FakeRuntime
+from cloudless.testing.sim import authority
 from cloudless.testing.sim.hosts import Host
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ class SimAgent(Host):
     async def _run(self) -> None:
         world = self.world
         rng = random.Random(self.rng.getrandbits(64))
-        journal = Journal(self._journal, fabric="sim.local")
+        grants = authority.grants(self.name)
+        journal = Journal(self._journal, fabric=authority.TRUST_DOMAIN, grants=grants)
         runtime = FakeRuntime(self.device, name="containerd")
 
         async def healthy(*_: Any) -> tuple[bool, str]:
@@ -95,6 +97,8 @@ class SimAgent(Host):
             usage=lambda: NodeUsage(battery_percent=-1),
             open_channel=lambda _message, _stream: None,
             learn_coordinators=journal.learn_coordinators,
+            grants=grants,
+            journal_refused=lambda: journal.refused,
         )
         session = Session(
             self._dial,

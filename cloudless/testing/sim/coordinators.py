@@ -27,6 +27,8 @@ from cloudless.coordinator.wal.machine import FabricMachine
 from cloudless.coordinator.wal.record import HardState, LogEntry
 from cloudless.errors import CloudlessError, Unavailable
 from cloudless.testing.disk import SimDisk
+from cloudless.testing.sim import authority
+from cloudless.testing.sim.authority import TRUST_DOMAIN
 from cloudless.testing.sim.hosts import Host
 from cloudless.testing.sim_raft.process_transport import ProcessTransport
 from cloudless.testing.simnet import SimStream
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from cloudless.testing.sim.world import World
 
 DATA: Final = Path("/data")
-TRUST_DOMAIN: Final = "sim.local"
 STOP_S: Final = 10.0
 
 
@@ -96,6 +97,7 @@ class SimCoordinator(Host):
             directory.api_addresses,
             coordinator_id=self.name,
             peers=_Peers(self, directory),
+            signer=authority.signer(self.name),
             new_channel_id=lambda: f"{rng.getrandbits(64):x}",
             jitter=rng.random,
         )
