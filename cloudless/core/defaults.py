@@ -12,8 +12,8 @@ import dataclasses
 from functools import cache
 from typing import Any, Final, TypeVar
 
-from cloudless.core.leases import LEASE_MS
 from cloudless.core.job_rules import RUN_RETRIES
+from cloudless.core.leases import LEASE_MS
 from cloudless.core.replacing import replace
 from cloudless.core.spec import (
     Affinity,

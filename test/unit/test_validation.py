@@ -25,7 +25,6 @@ from cloudless.core.spec import (
     Termination,
     Toleration,
     WorkloadSpec,
-    WorkloadType,
 )
 
 METADATA = Metadata(name="web", namespace="default")
