@@ -186,6 +186,8 @@ def _show(config: AgentConfig, given: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
         return EXIT_FAILED if problem else 0
     lines = [("now", _now(state))]
+    if state.get("warning"):
+        lines.append(("warning", str(state["warning"])))
     if pause is not None and paused:
         lines.append(("paused", "until it is resumed" if pause.until_ms is None else f"until {_time(pause.until_ms)}"))
     if terms is not None:

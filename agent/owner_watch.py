@@ -23,6 +23,7 @@ from prometheus_client import Gauge
 from cloudless.agent import owner_file
 from cloudless.agent.core import owner
 from cloudless.agent.device import Conditions
+from cloudless.agent.device.power import Power
 from cloudless.clock import Clock
 from cloudless.config import AgentConfig, OwnerConfig
 from cloudless.core.model import OwnerTerms
@@ -35,6 +36,7 @@ ACCEPTING = Gauge("cloudless_owner_accepting", "1 while the owner of this device
 EVICTING = Gauge("cloudless_owner_evicting", "1 while the owner of this device lets nothing run.")
 
 _INTERVAL_S: Final = 1.0
+_ASK_ANDROID: Final = "on Android, install Termux:API and its app"
 STATE_FILE: Final = "owner.state.json"
 
 
@@ -53,6 +55,7 @@ class OwnerWatch:
         self._seen: tuple[object, object] | None = None
         self._pause: owner_file.Pause | None = None
         self._problem = ""
+        self._warning = ""
         self._started = False
         self._poked = asyncio.Event()
         self._since_ms = clock.now_ms()
@@ -88,11 +91,14 @@ class OwnerWatch:
                 async with asyncio.timeout(_INTERVAL_S):
                     await self._poked.wait()
             self._poked.clear()
-            before = (self.terms, self.told, self.verdict.reason, self._problem)
+            before = self._all()
             await self.look()
-            if (self.terms, self.told, self.verdict.reason, self._problem) != before:
+            if self._all() != before:
                 await self._note()
                 on_change()
+
+    def _all(self) -> object:
+        return self.terms, self.told, self._problem, self._warning
 
     async def look(self) -> None:
         """One look, without telling anybody."""
@@ -118,8 +124,19 @@ class OwnerWatch:
             self._since_ms = now_ms
             step = f"{before.reason or 'Accepting'}->{self.verdict.reason or 'Accepting'}"
             log.info("owner.changed", transition=step, evicting=self.verdict.evicting, message=self.verdict.message)
+        self._warn(power)
         ACCEPTING.set(self.verdict.accepting)
         EVICTING.set(self.verdict.evicting)
+
+    def _warn(self, power: Power) -> None:
+        """Says once that a floor is stated which nobody can hold the device to."""
+        floor = self.terms.battery_floor_percent if self.terms else 0
+        blind = floor > 0 and power.source != "mains" and power.battery_percent < 0
+        if blind and not self._warning:
+            log.warning("owner.battery_unknown", floor_percent=floor, remedy=_ASK_ANDROID)
+        self._warning = (
+            f"the battery's level cannot be read, so its floor does nothing: {_ASK_ANDROID}" if blind else ""
+        )
 
     def _read(self) -> None:
         """What the files say. In a thread: a card that stalls must not hold up the agent."""
@@ -163,6 +180,7 @@ class OwnerWatch:
             "evicting": self.verdict.evicting,
             "sinceMs": self._since_ms,
             "problem": self._problem,
+            "warning": self._warning,
             "pid": os.getpid(),
         }
         try:

@@ -290,6 +290,20 @@ async def test_the_battery_of_the_device_decides(tmp_path: Path) -> None:
     assert seen == ["", "BatteryLow", "BatteryLow", "", "BatteryLow"]
 
 
+async def test_a_floor_that_nobody_can_hold_is_said(tmp_path: Path) -> None:
+    device = Device(tmp_path, battery_floor_percent=30)
+    watch = await device.agent()
+    assert device.state()["warning"] == ""
+    (device.battery / "capacity").write_text("?")
+    device.clock.pass_ms(10_000)
+    await changed(watch)
+    assert "cannot be read" in device.state()["warning"]
+    assert watch.told.accepting
+    device.set_battery(80)
+    await changed(watch)
+    assert device.state()["warning"] == ""
+
+
 async def test_changes_of_the_files_are_told(tmp_path: Path) -> None:
     device = Device(tmp_path)
     watch = await device.agent()
