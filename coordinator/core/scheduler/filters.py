@@ -212,7 +212,7 @@ def _features(needed: list[str]) -> Check:
 
 # -- room -------------------------------------------------------------------------------------------------
 
-_FORMAT: Final[dict[str, Callable[[int], str]]] = {
+FORMAT: Final[dict[str, Callable[[int], str]]] = {
     "cpu_millis": quantity.format_cpu,
     "memory_bytes": quantity.format_bytes,
     "storage_bytes": quantity.format_bytes,
@@ -243,7 +243,7 @@ class Room:
 
     def reason(self, *, free: int, nodes: int) -> str:
         """In words, for nodes of which none has more free than `free`."""
-        write = _FORMAT[self.resource]
+        write = FORMAT[self.resource]
         least = "" if nodes == 1 else "at most "
         return f"insufficient {self.name}: asks {write(self.ask)}, free {least}{write(max(0, free))}"
 

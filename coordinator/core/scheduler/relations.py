@@ -139,15 +139,15 @@ _recent: Final[list[Relations]] = []  # newest last; what is in it follows from 
 
 def relations_of(state: State) -> Relations:
     """The relations of the state's workloads."""
-    for position in range(len(_recent) - 1, -1, -1):
-        known = _recent[position]
+    for known in reversed(_recent):
         if known.workloads is state.workloads:
             return known
-        keys = touched_since(state.touched_workloads, known.touched)
+    for position in range(len(_recent) - 1, -1, -1):
+        keys = touched_since(state.touched_workloads, _recent[position].touched)
         if keys is not None:
-            del _recent[position]
-            return _remembered(known.derived(state, keys))
-    return _remembered(Relations.empty().derived(state, state.workloads))
+            return _remembered(_remembered(_recent.pop(position)).derived(state, keys))
+    known = _recent[-1] if _recent else Relations.empty()
+    return _remembered(known.derived(state, [*known.workloads, *state.workloads]))
 
 
 def _remembered(relations: Relations) -> Relations:

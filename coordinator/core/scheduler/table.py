@@ -368,7 +368,7 @@ def _advanced(state: State) -> NodeTable:
     for position in range(len(_recent) - 1, -1, -1):
         touched = _recent[position].changed_since(state)
         if touched is not None:
-            return _recent.pop(position).derived(state, touched, ports_known=True)
+            return _remembered(_recent.pop(position)).derived(state, touched, ports_known=True)
     if _recent and len(state.nodes) >= len(_recent[-1]) // 2:
         return _recent[-1].derived(state, _recent[-1].differing(state), ports_known=False)
     return NodeTable(state).derived(state, state.nodes, ports_known=False)
