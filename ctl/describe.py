@@ -287,8 +287,9 @@ def node(view: Any, replicas: Sequence[Any], events: Sequence[Any], now_ms: int)
     yield pair("Since", f"{instant(item.state_since_ms)} ({age(item.state_since_ms, now_ms)} ago)")
     connected = f"heartbeat {view.heartbeat_age_ms} ms ago" if view.heartbeat_age_ms >= 0 else "no"
     yield pair("Connected", connected)
-    if abs(view.clock_skew_ms) >= 1000:
-        yield pair("Clock skew", f"{'-' if view.clock_skew_ms < 0 else ''}{span(abs(view.clock_skew_ms))}")
+    skew_ms = view.clock_skew_ms if view.heartbeat_age_ms >= 0 else item.clock_skew_ms  # as last recorded
+    if abs(skew_ms) >= 1000:
+        yield pair("Clock skew", f"{'-' if skew_ms < 0 else ''}{span(abs(skew_ms))}")
     yield pair("Region, zone", f"{item.region or '-'}, {item.zone or '-'}")
     yield pair("Labels", labels(item.labels))
     taints = [f"{t.key}={t.value}:{field_word(t, 'effect')}" for t in item.taints]

@@ -7,7 +7,7 @@ really do: they come on time, or the link loses some. The suspicion of a silence
 
 and the node's patience is the silence at which phi reaches `PHI`. On a link that was clean for minutes that is two
 heartbeats and some slack; after the first late one, and for a node of which little is known, it is many times that.
-What many nodes have in common (the coordinator's own link, a busy machine) is `Weather`. ADR 0013 says why the usual
+What many nodes have in common (the coordinator's own link, a busy machine) is `Weather`. ADR 0015 says why the usual
 normal distribution will not do.
 
 One `Arrivals` per node, kept where its session is, never replicated; a few numbers, changed in place, because

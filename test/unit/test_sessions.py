@@ -23,6 +23,7 @@ from cloudless.core.model import (
     JoinToken,
     NodeState,
     NodeUsage,
+    OwnerTerms,
     PlacementDecision,
     ReplicaPhase,
     ReplicaStatus,
@@ -82,12 +83,12 @@ class Agent:
             heartbeat.usage.CopyFrom(to_proto(usage, UsageMessage))
         await self.near.send(pb.ConnectRequest(heartbeat=heartbeat))
 
-    def keep_beating(self):
+    def keep_beating(self, every_s=1):
         async def beats():
             with contextlib.suppress(Unavailable):
                 for sequence in range(1, 10_000):
                     await self.beat(sequence)
-                    await asyncio.sleep(1)
+                    await asyncio.sleep(every_s)
 
         self.beating = asyncio.ensure_future(beats())
         return self
@@ -135,7 +136,7 @@ class Rig:
         self.store = None
         self.hub = None
 
-    async def open(self):
+    async def open(self, config=CONFIG):
         self.store = await Store.open(
             self.directory,
             machine=FabricMachine("fabric.example"),
@@ -144,7 +145,7 @@ class Rig:
             run_blocking=self.disk.run_blocking,
             seconds=self.disk.seconds,
         )
-        self.hub = SessionHub(self.store, self.clock, CONFIG, self.addresses, coordinator_id="c1")
+        self.hub = SessionHub(self.store, self.clock, config, self.addresses, coordinator_id="c1")
         await self.hub.start()
         return self
 
@@ -653,6 +654,108 @@ def test_a_storm_of_reconnects(tmp_path):
         assert rig.hub.connected() == frozenset(names)
         assert all(rig.hub.live(name).instance_id == agents[name].instance for name in names)
         assert all(node.state is NodeState.READY for node in rig.state.nodes.values())
+        await rig.close()
+
+    run(main)
+
+
+@scenario
+async def test_a_change_of_address_keeps_identity_work_and_session(rig):
+    """From the office to the train: the same agent dials from elsewhere, and its old connection hangs."""
+    office = dataclasses.replace(DEVICE, addresses=("192.0.2.7",))
+    train = dataclasses.replace(DEVICE, addresses=("198.51.100.9",))
+    old = (await Agent(rig, "n1", address="ipv4:192.0.2.7:1").hello(device=office)).keep_beating()
+    await rig.until_node(NodeState.READY)
+    await rig.deploy("r1")
+    await old.until("assignments", lambda message: len(message.assignments) == 1)
+    await old.report(("r1", status(ReplicaPhase.READY)))
+    await old.until("report_ack")
+    old.fall_silent()
+    new = (await Agent(rig, "n1", address="ipv4:198.51.100.9:1").hello(device=train)).keep_beating()
+    assert await old.serving is None
+    assert len((await new.until("assignments")).assignments) == 1
+    await rig.until(lambda state: state.nodes["n1"].device == train)
+    await asyncio.sleep(20)
+    assert rig.state.replicas["r1"].status.phase is ReplicaPhase.READY
+    assert (rig.state.replicas["r1"].node_id, rig.node().state) == ("n1", NodeState.READY)
+    types = {event.type for event in rig.state.events}
+    assert not {"node.unreachable", "security.identity_conflict"} & types
+    assert [event.type for event in rig.state.events].count("node.enrolled") == 2  # n1 and n2, once each
+
+
+@scenario
+async def test_a_wrong_clock_is_measured_recorded_and_told(rig):
+    agent = await Agent(rig, "n1").hello(skew_ms=-5000)
+    await rig.until_node(NodeState.READY)
+    assert rig.node().clock_skew_ms == -5000
+    index = rig.store.snapshot.index
+
+    async def beat(sequence, skew_ms):
+        beat = pb.Heartbeat(sequence=sequence, wall_clock_ms=rig.clock.now_ms() + skew_ms)
+        await agent.near.send(pb.ConnectRequest(heartbeat=beat))
+        await agent.until("heartbeat_ack", lambda ack: ack.sequence == sequence)
+        await asyncio.sleep(1)
+
+    for sequence in range(1, 20):  # some heartbeats were long on their way
+        await beat(sequence, -5000 - 700 * (sequence % 5))
+    assert rig.store.snapshot.index == index
+    assert rig.hub.live("n1").clock_skew_ms == -5000
+    await beat(20, 8000)  # its clock was set, wrongly
+    assert rig.node().clock_skew_ms == 8000
+    assert [e.severity for e in rig.state.events if e.type == "node.clock_skewed"] == [Severity.WARNING]
+    for sequence in range(21, 40):
+        await beat(sequence, 20)
+    assert rig.node().clock_skew_ms == 20
+
+
+@scenario
+async def test_an_owner_is_left_out_until_every_coordinator_understands_it(rig):
+    await rig.propose(c.AnnounceCoordinator(coordinator_id="c1", version="0.2", log_schema=2))
+    owned = dataclasses.replace(DEVICE, owner=OwnerTerms(accepting=True))
+    await Agent(rig, "n1").hello(device=owned, skew_ms=9000)
+    await rig.until_node(NodeState.READY)
+    node = rig.node()
+    assert (node.device, node.reliability, node.presence, node.clock_skew_ms) == (DEVICE, None, None, 0)
+    await rig.propose(c.AnnounceCoordinator(coordinator_id="c1", version="0.3", log_schema=3))
+    await rig.until(lambda state: state.nodes["n1"].device == owned)
+    node = rig.node()
+    assert (node.reliability.first_ready_at_ms > 0, node.clock_skew_ms) == (True, 9000)
+
+
+def test_steady_nodes_are_recorded_now_and_then_and_failed_starts_soon(tmp_path):
+    async def story(rig):
+        agent = (await Agent(rig, "n1").hello()).keep_beating(every_s=60)
+        await rig.until_node(NodeState.READY)
+        first = rig.node().reliability
+        assert (first.available_permille, first.losses_milli, first.failed_starts_milli) == (750, 0, 0)
+        index = rig.store.snapshot.index
+        await asyncio.sleep(2 * 3600)
+        assert rig.store.snapshot.index == index
+        await asyncio.sleep(5 * 3600 + 60)
+        assert 1 <= rig.store.snapshot.index - index <= 2
+        steady = rig.node().reliability
+        assert steady.available_permille > 750
+        assert rig.node().presence.online_permille.count(1000) >= 7
+        await rig.deploy("r1", "r2")
+        await agent.until("assignments", lambda message: len(message.assignments) == 2)
+        await agent.report(
+            ("r1", status(ReplicaPhase.FAILED, reason="ImagePullFailed")),
+            ("r2", status(ReplicaPhase.RUNNING)),
+        )
+        await rig.until(lambda state: state.nodes["n1"].reliability.failed_starts_milli == 1000)
+        agent.vanish()
+        await rig.until_node(NodeState.UNREACHABLE)
+        assert rig.node().reliability.losses_milli == 1000
+        again = (await Agent(rig, "n1").hello()).keep_beating(every_s=60)
+        await rig.until_node(NodeState.READY)
+        assert rig.node().reliability.losses_milli == 1000
+        again.vanish()
+
+    async def main(loop):
+        slow = dataclasses.replace(CONFIG, heartbeat_interval_ms=60_000)  # hours of heartbeats
+        rig = await Rig(loop, tmp_path).open(slow)
+        await rig.enroll("n1")
+        await story(rig)
         await rig.close()
 
     run(main)
