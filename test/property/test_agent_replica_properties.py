@@ -71,6 +71,7 @@ ACTIONS = [
     "boot",
     "hold",
     "release",
+    "evict",
 ]
 
 
@@ -102,6 +103,8 @@ def test_nothing_runs_twice_and_all_converges(assignment: Assignment, data, stop
                 h.post(m.TimerFired())
             case "hold":
                 h.post(m.Held("OwnerTerms", ""))
+            case "evict" if data.draw(st.integers(0, 9)) == 0:
+                h.post(m.Evicted("Evicted", ""))
             case "release":
                 h.post(m.Released())
             case "hint":
@@ -120,7 +123,11 @@ def test_nothing_runs_twice_and_all_converges(assignment: Assignment, data, stop
         assert not h.world.exists
         return
     h.settle()
-    if (
+    if any(track.evicted_reason for track in h.state.containers):
+        assert h.state.phase is ReplicaPhase.FAILED
+        assert h.state.reason == "Evicted" or terminal
+        assert not any(v.state is ContainerState.RUNNING for v in h.world.containers.values())
+    elif (
         assignment.spec.restart_policy.policy is RestartPolicyKind.ALWAYS
         and not assignment.spec.restart_policy.max_retries
     ):
