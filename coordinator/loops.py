@@ -99,8 +99,9 @@ class ReconcileLoop(Generic[S, K]):
         concurrency: int = CONCURRENCY,
         seconds: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`dirty` names the keys that a batch may concern, `all_keys` those of a state; `rng` gives the seeds and
-        the jitter; `actor` is written into the log (`system/reconciler`); `name` labels metrics and log lines."""
+        """`dirty` names the keys that a batch may concern, `all_keys` those of a state, both in the order in which
+        they are looked at; `rng` gives the seeds and the jitter; `actor` is written into the log
+        (`system/reconciler`); `name` labels metrics and log lines."""
         self._store = store
         self._name = name
         self._dirty_of = dirty
@@ -229,13 +230,13 @@ class _Term(Generic[S, K]):
         snapshot = owner._store.snapshot
         watch = owner._store.watch(snapshot.index)
         try:
-            for count, key in enumerate(sorted(owner._all_keys(snapshot.state)), start=1):
+            for count, key in enumerate(owner._all_keys(snapshot.state), start=1):
                 self.mark(key)
                 if count % _KEYS_PER_TURN == 0:
                     await asyncio.sleep(0)
             count = 0
             async for batch in watch:
-                for key in sorted(owner._dirty_of(batch)):
+                for key in owner._dirty_of(batch):
                     self.mark(key)
                 count += 1
                 if count % _BATCHES_PER_TURN == 0:  # batches that are there already do not yield

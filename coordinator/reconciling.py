@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from cloudless.clock import Clock
 from cloudless.config import SchedulerConfig
 from cloudless.coordinator.core.reconcile import workload
-from cloudless.coordinator.core.reconcile.dirty import dirty_keys
+from cloudless.coordinator.core.reconcile.dirty import dirty_keys, in_order
 from cloudless.coordinator.core.scheduler.score import Weights
 from cloudless.coordinator.core.state import State, WorkloadKey
 from cloudless.coordinator.loops import ReconcileLoop
@@ -40,8 +40,8 @@ def workload_loop(
     return ReconcileLoop(
         store,
         name="workloads",
-        dirty=lambda batch: sorted(dirty_keys(batch.changes, batch.state)),
-        all_keys=lambda state: sorted(state.workloads),
+        dirty=lambda batch: in_order(dirty_keys(batch.changes, batch.state), batch.state),
+        all_keys=lambda state: in_order(state.workloads, state),
         reconcile=reconcile,
         clock=clock,
         rng=rng,

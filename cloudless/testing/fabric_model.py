@@ -26,7 +26,7 @@ from cloudless.coordinator.core.commands import (
     encode,
 )
 from cloudless.coordinator.core.machine import Applied
-from cloudless.coordinator.core.reconcile import dirty_keys, reconcile
+from cloudless.coordinator.core.reconcile import dirty_keys, in_order, reconcile
 from cloudless.coordinator.core.scheduler import Weights
 from cloudless.coordinator.core.state import State, WorkloadKey
 from cloudless.core.model import (
@@ -172,7 +172,7 @@ class Fabric:
 
     def reconcile_dirty(self) -> int:
         """One round over what is dirty; how many plans there were."""
-        keys, self.dirty = sorted(self.dirty), set()
+        keys, self.dirty = in_order(self.dirty, self.state), set()
         return sum(self.reconcile_one(key) for key in keys)
 
     def agents_step(self, only: Iterable[str] | None = None) -> bool:

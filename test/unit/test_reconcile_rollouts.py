@@ -574,3 +574,60 @@ def test_what_an_owner_evicts_moves_or_goes_down_to_what_must_stay_at_once(room,
         fabric.apply(c.ReportNode(name, device=evicting))
     fabric.settle()
     assert len(fabric.ready("web")) == left
+
+
+# -- preemption -------------------------------------------------------------------------------------------
+
+
+def crowded():
+    """Two nodes that are full of `low`, of priority 10."""
+    fabric = Fabric()
+    for name in "ab":
+        fabric.join(name, info=device(cpu_millis=200))
+    low = dataclasses.replace(service(replicas=4), priority=10)
+    fabric.put("low", low)
+    fabric.settle()
+    return fabric
+
+
+def test_what_fits_nowhere_takes_the_place_of_what_is_less_important():
+    fabric = crowded()
+    told = []
+    fabric.observers.append(lambda applied: told.extend(e.type for e in applied.events))
+    fabric.put("web", service(replicas=3))
+    fabric.settle()
+    assert len(fabric.ready("web")) == 3
+    assert len(fabric.ready("low")) == 1
+    assert told.count("scheduling.preempted") == 3
+    assert [r.status.reason for r in fabric.replicas("low") if not r.node_id] == ["Unplaceable"] * 3
+
+
+@pytest.mark.parametrize("priority", [10, 15, 19])
+def test_a_small_difference_preempts_nothing(priority):
+    fabric = crowded()
+    fabric.put("web", dataclasses.replace(service(), priority=priority))
+    fabric.settle()
+    assert len(fabric.ready("low")) == 4
+
+
+def test_a_system_workload_makes_room_on_each_of_its_nodes():
+    fabric = crowded()
+    fabric.put("web", service(kind=WorkloadType.SYSTEM))
+    fabric.settle()
+    assert fabric.places("web") == ["a", "b"]
+    assert len(fabric.ready("low")) == 2
+
+
+def test_preemption_is_checked_again_when_it_is_applied():
+    fabric = crowded()
+    fabric.put("web", service())
+    fabric.put("same", dataclasses.replace(service(), priority=45))
+    low = fabric.replicas("low")[0]
+    own = dataclasses.replace(low, id="own", workload="same", generation=1)
+    fabric.state = fabric.state.without_replica(low.id).with_replica(own)
+    for victims in (("nobody",), ("own",)):
+        plan = c.ApplyPlan(*KEY, preemptions=tuple(c.PlannedStop(v, "Preempted") for v in victims))
+        assert fabric.apply(plan).result.changed == "unchanged"
+    stop = (c.PlannedStop(fabric.replicas("low")[0].id, "Preempted"),)
+    assert fabric.apply(c.ApplyPlan(*KEY, preemptions=stop)).result.changed == "updated"
+    assert fabric.apply(c.ApplyPlan(*KEY, preemptions=stop)).result.changed == "unchanged"

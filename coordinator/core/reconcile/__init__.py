@@ -5,7 +5,7 @@ so that it may be called at any time, any number of times, by any leader. `censu
 their condition; `service` and `system` decide; `dirty_keys` says which workloads a change concerns.
 """
 
-from cloudless.coordinator.core.reconcile.dirty import dirty_keys
+from cloudless.coordinator.core.reconcile.dirty import dirty_keys, in_order
 from cloudless.coordinator.core.reconcile.workload import Plan, reconcile
 
-__all__ = ["Plan", "dirty_keys", "reconcile"]
+__all__ = ["Plan", "dirty_keys", "in_order", "reconcile"]

@@ -38,3 +38,13 @@ def dirty_keys(changes: Iterable[Change], state: State) -> set[WorkloadKey]:
     if room:
         keys.update(state.pending)
     return {key for key in keys if key in state.workloads}
+
+
+def in_order(keys: Iterable[WorkloadKey], state: State) -> list[WorkloadKey]:
+    """The order in which workloads are looked at: by falling priority, so that room goes to whom it was made for."""
+
+    def rank(key: WorkloadKey) -> tuple[int, WorkloadKey]:
+        record = state.workloads.get(key)
+        return 0 if record is None else -record.spec.priority, key
+
+    return sorted(keys, key=rank)

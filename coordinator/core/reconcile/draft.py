@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from cloudless.coordinator.core import versions
 from cloudless.coordinator.core.commands import ApplyPlan, PlannedReplica, PlannedStop
 from cloudless.coordinator.core.reconcile.census import Census
 from cloudless.coordinator.core.reconcile.ids import new_ids
 from cloudless.coordinator.core.scheduler.explain import compact
 from cloudless.coordinator.core.scheduler.plan import Board
+from cloudless.coordinator.core.scheduler.preemption import PRIORITY_GAP, victims
 from cloudless.coordinator.core.scheduler.score import Weights
-from cloudless.coordinator.core.state import State
+from cloudless.coordinator.core.state import State, spec_of_generation
 from cloudless.core.model import (
     JobRun,
     NodeUsage,
@@ -24,6 +26,8 @@ from cloudless.core.model import (
 from cloudless.core.replacing import replace
 
 ENTRIES_MAX: Final = 200  # of placements, of stops and of given-up replicas each
+PREEMPTIONS_MAX: Final = 4  # replicas for which a plan makes room at the expense of others
+_SCHEMA_OF_PREEMPTIONS: Final = 3
 
 
 class Draft:
@@ -55,6 +59,8 @@ class Draft:
         self._rollout: RolloutProgress | None = None
         self._roll_back = False
         self._preemptions: list[PlannedStop] = []
+        self._unplaced: list[tuple[int, str]] = []  # generation, and the only node that would do, of what fits nowhere
+        self._ignoring: frozenset[str] = frozenset()  # of the newest board
         self._runs: tuple[JobRun, ...] = ()
         self._scheduled_until_ms = 0
         self._expired = False
@@ -84,13 +90,14 @@ class Draft:
         record = self.record
         if revision is not None:
             record = replace(record, spec=revision.spec, generation=revision.generation)
+        self._ignoring = frozenset(replica.id for replica in ignoring)
         return Board(
             self.state,
             record,
             weights=self._weights,
             usage=self._usage,
             now_ms=self.now_ms,
-            ignoring={replica.id for replica in ignoring},
+            ignoring=self._ignoring,
         )
 
     @property
@@ -98,18 +105,60 @@ class Draft:
         """How many more replicas this plan may place."""
         return ENTRIES_MAX - len(self._placed)
 
-    def place_pending(self, replica: Replica, decision: PlacementDecision) -> None:
-        """A replica that is placed nowhere yet; left out when it stays so for the same reasons."""
+    def place_pending(self, replica: Replica, decision: PlacementDecision, *, only_on: str = "") -> None:
+        """A replica that is placed nowhere yet; left out when it stays so for the same reasons. `only_on` names the
+        one node that would do, where there is but one."""
+        if not decision.node_id:
+            self._unplaced.append((replica.generation, only_on))
         if decision.node_id or decision.summary != replica.placement.summary:
             planned = PlannedReplica(replica.id, replica.generation, compact(decision), replica.attempt, replica.run)
             self._placed.append(planned)
 
     def place_new(
-        self, decision: PlacementDecision, attempt: int, *, generation: int | None = None, run: int = 0
+        self,
+        decision: PlacementDecision,
+        attempt: int,
+        *,
+        generation: int | None = None,
+        run: int = 0,
+        only_on: str = "",
     ) -> None:
         """A new replica, of the present generation unless another is named; `run` is for jobs and crons."""
         generation = generation or self.record.generation
+        if not decision.node_id:
+            self._unplaced.append((generation, only_on))
         self._placed.append(PlannedReplica(next(self._ids), generation, compact(decision), attempt, run))
+
+    def make_room(self) -> None:
+        """Stops replicas of workloads of clearly lower priority for what was found to fit nowhere, a few at a time:
+        what they free leads to the next plan."""
+        if not self._unplaced or versions.schema_of_all(self.state) < _SCHEMA_OF_PREEMPTIONS:
+            return
+        highest = self.record.spec.priority - PRIORITY_GAP
+        if not any(other.spec.priority <= highest for other in self.state.workloads.values()):
+            return
+        stopping = set(self._stops)
+        for ahead, (generation, only_on) in enumerate(self._unplaced[:PREEMPTIONS_MAX]):
+            found = victims(
+                self.state,
+                self._record_for(generation, only_on),
+                weights=self._weights,
+                usage=self._usage,
+                now_ms=self.now_ms,
+                ignoring=self._ignoring,
+                stopping=stopping,
+                ahead=0 if only_on else ahead,
+            )
+            if found is not None:
+                self._preemptions += [PlannedStop(replica_id, "Preempted") for replica_id in found.replica_ids]
+                stopping.update(found.replica_ids)
+
+    def _record_for(self, generation: int, only_on: str) -> WorkloadRecord:
+        spec = spec_of_generation(self.record, generation) or self.record.spec
+        if only_on:
+            selector = {**spec.placement.node_selector, "node": only_on}
+            spec = replace(spec, placement=replace(spec.placement, node_selector=selector))
+        return replace(self.record, spec=spec, generation=generation)
 
     def place_all(
         self,

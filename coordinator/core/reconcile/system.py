@@ -116,6 +116,6 @@ def _fill_with(
     for position, node_id in enumerate(targets[:ENTRIES_MAX]):
         decision = board.place_on(node_id)
         if position < len(pending):
-            draft.place_pending(pending[position], decision)
+            draft.place_pending(pending[position], decision, only_on=node_id)
         else:
-            draft.place_new(decision, attempts.get(node_id, 0), generation=generation)
+            draft.place_new(decision, attempts.get(node_id, 0), generation=generation, only_on=node_id)

@@ -60,6 +60,7 @@ def reconcile(
         plan_service(draft, deadlines)
     else:
         plan_runs(draft, deadlines)
+    draft.make_room()
     command = draft.command()
     empty = ApplyPlan(namespace=namespace, workload=name)
     return Plan(() if command == empty else (command,), deadlines.earliest_ms)
