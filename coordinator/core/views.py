@@ -33,6 +33,7 @@ def workload_view(state: State, record: WorkloadRecord) -> Workload:
         updated_at_ms=record.updated_at_ms,
         deleting=record.deleting,
         status=workload_status(state, record),
+        rollout=record.rollout,
         runs=run_views.runs_view(state, record) if record.runs else (),
         next_run_at_ms=run_views.next_run_at_ms(record),
     )
@@ -74,13 +75,26 @@ def workload_status(state: State, record: WorkloadRecord) -> WorkloadStatus:
         running=running,
         pending=pending,
         updated=updated,
-        message=_message(state, replicas),
+        message="; ".join(words for words in (_rollout(record), _message(state, replicas)) if words),
     )
+
+
+def _rollout(record: WorkloadRecord) -> str:
+    """How the rollout stands, where that is not plain from the counts."""
+    progress = record.rollout
+    if record.deleting or progress is None or progress.generation != record.generation:
+        return ""
+    return progress.message
 
 
 def _reachable(state: State, replica: Replica) -> bool:
     node = state.nodes.get(replica.node_id)
     return node is not None and node.state is NodeState.READY
+
+
+def _drains(state: State, replica: Replica) -> bool:
+    node = state.nodes.get(replica.node_id)
+    return node is not None and node.draining
 
 
 def _phase(
@@ -111,7 +125,9 @@ def _message(state: State, replicas: Sequence[Replica]) -> str:
         return f"{len(failed)} failed: {why}"
     pending = [r for r in replicas if not r.node_id]
     if pending:
-        return f"{len(pending)} pending: {pending[0].placement.summary or 'not placed yet'}"
+        leaving = sorted({r.node_id for r in replicas if r.node_id and _drains(state, r)})
+        whose = f" in place of what is on {', '.join(leaving[:5])}, to be drained" if leaving else ""
+        return f"{len(pending)} pending{whose}: {pending[0].placement.summary or 'not placed yet'}"
     away = [r for r in replicas if not _reachable(state, r)]
     if away:
         nodes = sorted({r.node_id for r in away})

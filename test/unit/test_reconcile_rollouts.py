@@ -9,6 +9,7 @@ from cloudless.coordinator.core import rollouts
 from cloudless.coordinator.core.reconcile import reconcile
 from cloudless.coordinator.core.reconcile.rollout import weighed
 from cloudless.coordinator.core.scheduler import Weights
+from cloudless.coordinator.core.views import workload_view
 from cloudless.core.model import (
     Coordinator,
     NodeState,
@@ -574,6 +575,35 @@ def test_what_an_owner_evicts_moves_or_goes_down_to_what_must_stay_at_once(room,
         fabric.apply(c.ReportNode(name, device=evicting))
     fabric.settle()
     assert len(fabric.ready("web")) == left
+
+
+# -- what people see --------------------------------------------------------------------------------------
+
+
+def test_the_status_says_how_the_rollout_stands():
+    web = Web(canary((50, MANUAL)))
+    assert workload_view(web.fabric.state, web.record).status.message == ""
+    web.put("web:2")
+    view = workload_view(web.fabric.state, web.record)
+    assert (view.rollout, view.status.message) == (web.progress, "50 % are new; waits to be promoted")
+    web.say(PAUSE)
+    assert workload_view(web.fabric.state, web.record).status.message == "paused by `rollout pause`"
+
+
+def test_a_drain_without_room_elsewhere_says_so():
+    fabric = Fabric()
+    fabric.join("a")
+    fabric.put("web", service(rollout=Rollout(ROLLING, 1, 0, 1)))
+    fabric.settle()
+    told = []
+    fabric.observers.append(lambda applied: told.extend(e.type for e in applied.events))
+    fabric.apply(c.UpdateNode("a", draining=True))
+    fabric.settle()
+    fabric.advance(60 * MINUTE)
+    assert len(fabric.ready("web")) == 1
+    message = workload_view(fabric.state, fabric.state.workloads[KEY]).status.message
+    assert message.startswith("1 pending in place of what is on a, to be drained: no node fits: ")
+    assert "scheduling.placement_failed" in told
 
 
 # -- preemption -------------------------------------------------------------------------------------------
