@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from cloudless.agent.core import tenure
 from cloudless.agent.core.tenure import LEASE_EXPIRED, Lease, TimePoint
+from cloudless.agent.tenure import boottime_ms
 from cloudless.core.leases import LEASE_MS, LEASE_MS_MAX, LEASE_MS_MIN, lease_ms, renewal_ms
 from cloudless.core.model import Assignment, ReplicaPhase
 from cloudless.core.replacing import replace
@@ -359,3 +361,23 @@ def test_a_set_of_an_earlier_coordinator_never_expires_and_is_not_kept(on_node) 
             assert node.runs() == ["web-1"]
 
     on_node(story)
+
+
+def test_an_agent_that_was_down_for_longer_than_the_lease_stops_what_it_finds(on_node) -> None:
+    async def story(node: LeasedNode) -> None:
+        async with node.agent(settled=False):
+            await _started(node, leased(assignment(), 600_000))
+        await asyncio.sleep(3_600)
+        assert node.runs() == ["web-1"]
+        async with node.agent():
+            await asyncio.sleep(20)
+            assert node.runs() == []
+            assert node.starts() == {"web-1": 1}
+
+    on_node(story)
+
+
+def test_the_boot_clock_counts_at_least_what_the_other_one_does() -> None:
+    before_ms = time.monotonic_ns() // 1_000_000
+    assert before_ms <= boottime_ms()
+    assert boottime_ms() <= boottime_ms()
