@@ -78,7 +78,8 @@ def zone_names() -> frozenset[str]:
 
 
 @lru_cache(128)
-def _zone(name: str) -> ZoneInfo:
+def zone_of(name: str) -> ZoneInfo:
+    """The rules of a zone, as the `tzdata` package has them. Raises ValueError for a name that it does not have."""
     if name not in zone_names():
         raise ValueError(f"{name!r} is no time zone")
     with resources.files("tzdata").joinpath("zoneinfo", *name.split("/")).open("rb") as file:
@@ -184,7 +185,7 @@ def in_words(schedule: Schedule, at_ms: int) -> str:
     """A time as a clock of the schedule's zone shows it: `2026-03-29 03:00 Europe/Berlin`."""
     name = schedule.time_zone or "UTC"
     at_s = at_ms // 1000
-    return f"{_wall(at_s + _offset_s(_zone(name), at_s)):%Y-%m-%d %H:%M} {name}"
+    return f"{_wall(at_s + _offset_s(zone_of(name), at_s)):%Y-%m-%d %H:%M} {name}"
 
 
 def due_between(schedule: Schedule, after_ms: int, until_ms: int, limit: int) -> tuple[int, ...]:
@@ -205,7 +206,7 @@ def due_between(schedule: Schedule, after_ms: int, until_ms: int, limit: int) ->
 
 def _dues(cron: str, time_zone: str, after_s: int) -> Iterator[int]:
     """Due times after an instant, in seconds, in order."""
-    zone = _zone(time_zone or "UTC")
+    zone = zone_of(time_zone or "UTC")
     expression = _MACROS.get(cron.strip().upper(), cron)
     if not 0 <= after_s < _YEAR_9000_S:
         return iter(())

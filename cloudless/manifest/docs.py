@@ -18,7 +18,7 @@ DOCS: Final[Mapping[Any, Mapping[str, str]]] = {
         "annotations": "Notes for people and programs; the fabric does not read them.",
     },
     spec.WorkloadSpec: {
-        "type": "service keeps a number of replicas running; system runs one on each matching node.",
+        "type": "service keeps a number of replicas running, system one on each matching node; job and cron end.",
         "replicas": "How many replicas a service has, 0 to 10000.",
         "priority": "Importance, 0 to 100; preemption needs a difference of at least 10.",
         "containers": "What a replica runs: one or more containers that share its network.",
@@ -162,7 +162,7 @@ DOCS: Final[Mapping[Any, Mapping[str, str]]] = {
         "sleep_ms": "Waits for so long; shorter than the grace period.",
     },
     spec.Schedule: {
-        "cron": "Minute, hour, day of month, month, day of week.",
+        "cron": "Minute, hour, day of month, month, day of week, as in */5 * * * *; or @hourly, @daily, @weekly.",
         "time_zone": "Time zone of the IANA database; UTC when left out.",
         "concurrency": "While one runs, the next starts beside it (Allow), is left out (Forbid) or ends it (Replace).",
         "missed": "What becomes of runs that were due while nothing could start them: Skip, RunOnce or RunAll.",

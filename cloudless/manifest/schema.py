@@ -106,6 +106,13 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "runtimeClassName": "securityContext.runtimeClassName",
     "hostNetwork": "securityContext.hostNetwork",
     "containerName": "name",
+    "backoffLimit": "restartPolicy.maxRetries",
+    "activeDeadlineSeconds": "completion.activeDeadline",
+    "ttlSecondsAfterFinished": "completion.ttlAfterFinished",
+    "concurrencyPolicy": "schedule.concurrency",
+    "startingDeadlineSeconds": "schedule.missed",
+    "successfulJobsHistoryLimit": "schedule.history",
+    "failedJobsHistoryLimit": "schedule.history",
     "cmd": "command",
     "environment": "env",
 }

@@ -22,6 +22,8 @@ HISTORY_KEPT: Final = 3  # finished runs of a job, and skipped ones of a cron
 # How far a leader's clock may be ahead. Due times that are decided further ahead than this were a clock's mistake, and
 # a changed schedule does not wait for them to pass.
 CLOCK_TOLERANCE_MS: Final = 3_600_000
+# With this reason a device ends a replica because it is short of something, which is not the replica's failure.
+_EVICTED: Final = "Evicted"
 
 
 def completion_of(spec: WorkloadSpec) -> Completion:
@@ -45,8 +47,9 @@ def is_result(replica: Replica) -> bool:
 
 
 def failures_of(replica: Replica) -> int:
-    """How often a replica failed: its containers' restarts, and its end."""
-    return replica.status.restart_count + (replica.status.phase is ReplicaPhase.FAILED)
+    """How often a replica failed: its containers' restarts, and its end, unless its device needed the room."""
+    failed = replica.status.phase is ReplicaPhase.FAILED and replica.status.reason != _EVICTED
+    return replica.status.restart_count + failed
 
 
 def tally(run: JobRun, replicas: Iterable[Replica]) -> tuple[int, int]:
@@ -69,7 +72,10 @@ def kept(record: WorkloadRecord, runs: Iterable[JobRun]) -> tuple[JobRun, ...]:
 
 
 def scheduled_from(before: WorkloadRecord | None, after: WorkloadRecord, now_ms: int) -> WorkloadRecord:
-    """The record of a workload that was put: a schedule that is new, changed or taken up again counts from now."""
+    """The record of a workload that was put: a schedule that is new, changed or taken up again counts from now, and
+    what is no job or cron any more has no runs."""
+    if after.spec.type not in RUN_TYPES and after.runs:
+        return replace(after, runs=())
     if after.spec.type is not WorkloadType.CRON:
         return after
     if before is None:

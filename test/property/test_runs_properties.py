@@ -1,8 +1,11 @@
 """Jobs and crons under random outcomes, faults of nodes, and leaders whose clocks differ."""
 
 import dataclasses
-from datetime import UTC, datetime
+from bisect import bisect_left
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate, takewhile
 
+from cronsim import CronSim
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +28,7 @@ POLICIES = st.tuples(st.sampled_from(ConcurrencyPolicy), st.sampled_from(MissedR
 SCHEDULES = st.builds(
     lambda policies, text, zone: Schedule(text, zone, policies[0], policies[1], 5),
     POLICIES,
-    st.sampled_from(["*/3 * * * *", "*/20 * * * *", "0 * * * *", "30 2 * * *"]),
+    st.sampled_from(["*/5 * * * *", "*/20 * * * *", "0 * * * *", "30 2 * * *"]),
     st.sampled_from(["UTC", "Europe/Berlin", "Australia/Lord_Howe"]),
 )
 COMPLETIONS = st.fixed_dictionaries({"completions": st.integers(1, 5), "parallelism": st.integers(1, 4)})
@@ -174,7 +177,7 @@ def test_a_cron_goes_on_after_the_faults(schedule, completion, limits, outcomes,
     fabric.now_ms = due_ms - 1
     fabric.dirty.add(KEY)
     fabric.settle()
-    fabric.advance(20 * MINUTE)
+    fabric.advance(10 * MINUTE)
     newest = [run for run in fabric.runs() if run.scheduled_at_ms >= due_ms]
     assert newest, "what is due is decided"
     ended = [run for run in fabric.runs() if run.finished_at_ms]
@@ -222,3 +225,35 @@ def test_due_times_do_not_depend_on_when_one_asks(expression, zone, start_s, ste
         at_ms += step * 1000
     assert tuple(parts) == cron.due_between(schedule, start_s * 1000, at_ms, 100_000)
     assert parts == sorted(set(parts))
+
+
+CHANGES = [
+    ("Europe/Berlin", "2026-03-29"), ("Europe/Berlin", "2026-10-25"),
+    ("America/New_York", "2026-03-08"), ("America/New_York", "2026-11-01"),
+    ("Australia/Lord_Howe", "2026-10-04"), ("Australia/Lord_Howe", "2026-04-05"),
+    ("America/Santiago", "2026-09-06"), ("America/Havana", "2026-11-01"), ("Antarctica/Troll", "2026-03-29"),
+]  # fmt: skip
+MINUTES = st.sampled_from(["*", "*/15", "*/7", "0", "30", "45", "10,40", "59"])
+HOURS = st.sampled_from(["*", "*/2", "*/3", "0", "1", "2", "3", "1-3", "0,2", "23"])
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.sampled_from(CHANGES), MINUTES, HOURS)
+def test_due_times_are_those_of_a_clock_that_is_watched(change, minute, hour):
+    """By brute force: what a clock on the wall shows at each minute of the day on which it is changed."""
+    zone, day = change
+    start = datetime.fromisoformat(day).replace(tzinfo=UTC) - timedelta(hours=16)
+    instants = [start + timedelta(minutes=n) for n in range(44 * 60)]
+    walls = [at.astimezone(cron.zone_of(zone)).replace(tzinfo=None) for at in instants]
+    calendar = CronSim(f"{minute} {hour} * * *", walls[0] - timedelta(seconds=1))
+    matching = set(takewhile(lambda wall: wall <= walls[0] + timedelta(hours=46), calendar))
+    if minute.startswith("*") or hour.startswith("*"):
+        expected = {at for at, wall in zip(instants, walls, strict=True) if wall in matching}
+    else:
+        shown = list(accumulate(walls, max))  # the latest time that the clock has shown
+        firsts = (bisect_left(shown, wall) for wall in matching)
+        expected = {instants[first] for first in firsts if first < len(instants)}
+    schedule = Schedule(f"{minute} {hour} * * *", zone)
+    after_ms, until_ms = (round(at.timestamp() * 1000) for at in (instants[0] - timedelta(minutes=1), instants[-1]))
+    found = cron.due_between(schedule, after_ms, until_ms, 10_000)
+    assert found == tuple(sorted(round(at.timestamp() * 1000) for at in expected))

@@ -1,7 +1,6 @@
 """Due times of cron expressions, most of all on the days on which clocks change."""
 
 from datetime import UTC, datetime
-from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -13,13 +12,13 @@ BERLIN, NEW_YORK, LORD_HOWE = "Europe/Berlin", "America/New_York", "Australia/Lo
 
 
 def ms(text, zone="UTC", fold=0):
-    return round(datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone), fold=fold).timestamp() * 1000)
+    return round(datetime.fromisoformat(text).replace(tzinfo=cron.zone_of(zone), fold=fold).timestamp() * 1000)
 
 
 def dues(expression, zone, after, until):
     """Local times with their offsets, as `03-29 03:00+02`."""
     found = cron.due_between(Schedule(expression, zone), ms(after, zone), ms(until, zone), 1000)
-    return [datetime.fromtimestamp(at / 1000, ZoneInfo(zone)).strftime("%d %H:%M%z")[:-2] for at in found]
+    return [datetime.fromtimestamp(at / 1000, cron.zone_of(zone)).strftime("%d %H:%M%z")[:-2] for at in found]
 
 
 FIXED = [

@@ -96,6 +96,20 @@ def test_restarts_on_the_node_count_as_failures(fabric):
     assert fabric.active() == []
 
 
+def test_what_its_device_had_no_room_for_did_not_fail(fabric):
+    fabric.lasts_ms = lambda replica: HOUR
+    put(fabric, retries=1)
+    for _ in range(4):
+        (replica,) = fabric.active()
+        evicted = ReplicaStatus(phase=FAILED, reason="Evicted")
+        fabric.apply(c.ReportReplicas(replica.node_id, (c.ReportedReplica(replica.id, evicted),)))
+        fabric.settle()
+        fabric.advance(10 * MINUTE)
+    fabric.advance(HOUR)
+    (run,) = fabric.runs()
+    assert (run.phase, run.failed, run.succeeded) == (RunPhase.SUCCEEDED, 0, 1)
+
+
 def test_some_failures_are_survived(fabric):
     seen = set()
 
@@ -321,9 +335,10 @@ def test_a_job_that_becomes_a_service_and_back(fabric):
     fabric.put("work", service())
     fabric.settle()
     assert [(r.run, r.status.phase) for r in fabric.replicas("work")] == [(0, ReplicaPhase.READY)]
+    assert fabric.runs() == []
     put(fabric)
     fabric.advance(2_000)
-    assert fabric.story() == [(1, "Succeeded"), (2, "Succeeded")]
+    assert fabric.story() == [(2, "Succeeded")], "a number is given once"
     assert all(r.run for r in fabric.replicas("work"))
 
 
