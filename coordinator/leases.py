@@ -95,6 +95,7 @@ class Leases:
         self._contacts: dict[str, Contact] = {}
         self._arrivals: dict[str, Arrivals] = {}  # of the nodes that have, or had, a session here
         self._weather = Weather()
+        self._bad_weather, self._weather_known_until_ms = False, 0
         self._told: dict[str, _Told] = {}  # what the coordinator that has a node's session has learned
         self._said_silent: dict[str, int | None] = {}  # nodes that `on_silent` was told of, and when they were heard
         self._holders: dict[str, str] = {}  # the coordinator that has, or had last, the session of a node
@@ -209,6 +210,8 @@ class Leases:
         """Judges no more, at once. What was proposed already carries the term, so that the log refuses it unless it
         was in time."""
         self._term = None
+        self._look_again_at_ms = self._clock.monotonic_ms()
+        self._judge_due.set()
         for task in self._recording:
             task.cancel()
 
@@ -276,8 +279,13 @@ class Leases:
         return 0 if arrivals is None else self._learned_ms(arrivals, bad_weather=self._is_weather_bad())
 
     def _is_weather_bad(self) -> bool:
-        interval_ms, now_ms = self._config.heartbeat_interval_ms, self._clock.monotonic_ms()
-        return self._weather.is_bad(nodes=len(self._arrivals), interval_ms=interval_ms, now_ms=now_ms)
+        """Asked for each of thousands of nodes: so it may be a moment old."""
+        now_ms = self._clock.monotonic_ms()
+        if now_ms >= self._weather_known_until_ms:
+            interval_ms = self._config.heartbeat_interval_ms
+            self._weather_known_until_ms = now_ms + interval_ms // 20
+            self._bad_weather = self._weather.is_bad(nodes=len(self._arrivals), interval_ms=interval_ms, now_ms=now_ms)
+        return self._bad_weather
 
     def _learned_ms(self, arrivals: Arrivals, *, bad_weather: bool) -> int:
         return arrivals.patience_ms(

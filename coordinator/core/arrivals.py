@@ -25,6 +25,7 @@ PHI: Final = 8.0
 # What a lossy link is presumed to lose, unless it was seen to lose more. Presuming less would save a second or two on
 # links that are not clean, and cost a false alarm wherever a clean link turns bad.
 LOSS_PRESUMED: Final = 0.4
+_PER_HEARTBEAT_PRESUMED: Final = -math.log10(LOSS_PRESUMED)
 # A clean heartbeat makes it less likely that the link is a lossy one: by 15 %, though one that loses 30 % shows a clean
 # one less often. So links that lose less are not taken for clean either.
 _CLEAN: Final = math.log10(0.85)
@@ -62,7 +63,7 @@ class Arrivals:
         """As another coordinator has learned it, which had the node's session before: the last mile is the same."""
         arrivals = cls()
         missed = (patience_ms - _slack_ms(interval_ms)) / interval_ms
-        arrivals._lossy = min(max(-missed * math.log10(LOSS_PRESUMED) - PHI, _CLEAN_AT_MOST), 0.0)
+        arrivals._lossy = min(max(missed * _PER_HEARTBEAT_PRESUMED - PHI, _CLEAN_AT_MOST), 0.0)
         return arrivals
 
     def pause(self) -> None:
@@ -102,7 +103,9 @@ class Arrivals:
         """The silence that is taken for the node's end: so many heartbeats missed that `phi` reaches `PHI`, within the
         bounds, and some slack for the last of them. In bad weather no link counts as clean."""
         lossy = max(self._lossy, _BAD_WEATHER) if bad_weather else self._lossy
-        missed = math.ceil((PHI + lossy) / -math.log10(self._share()))
+        share = self._share()
+        per_heartbeat = _PER_HEARTBEAT_PRESUMED if share == LOSS_PRESUMED else -math.log10(share)
+        missed = math.ceil((PHI + lossy) / per_heartbeat)
         learned_ms = max(missed, misses_min) * interval_ms + _slack_ms(interval_ms)
         survived_ms = round(_LONGEST_TIMES * self._longest * interval_ms)
         return min(max(learned_ms, survived_ms), misses_max * interval_ms + _slack_ms(interval_ms))

@@ -42,12 +42,14 @@ USAGE = NodeUsage(cpu_millis=700, memory_bytes=9, battery_percent=-1)
 
 
 class Agent:
-    def __init__(self, rig, name, hub, *, instance="i1", address=""):
+    def __init__(self, rig, name, hub, *, instance="i1", address="", loss=0.0):
         self.name, self.rig = name, rig
         self.near, far = pair()
         self.serving = asyncio.ensure_future(rig.hubs[hub].serve(name, far, address=address))
         self.serving.add_done_callback(lambda task: task.cancelled() or task.exception())
         self.instance = instance
+        self.loss = loss  # share of its heartbeats that never arrive
+        self.rng = random.Random(f"{name} {hub} {loss}")
         self.received = []
         self.arrived = asyncio.Event()
         self.tasks = [asyncio.ensure_future(self._read()), asyncio.ensure_future(self._speak())]
@@ -65,7 +67,8 @@ class Agent:
             await self.near.send(pb.ConnectRequest(hello=hello))
             for sequence in range(1, 10_000):
                 usage = to_proto(USAGE, UsageMessage)
-                await self.near.send(pb.ConnectRequest(heartbeat=pb.Heartbeat(sequence=sequence, usage=usage)))
+                if self.rng.random() >= self.loss:
+                    await self.near.send(pb.ConnectRequest(heartbeat=pb.Heartbeat(sequence=sequence, usage=usage)))
                 await asyncio.sleep(1)
 
     async def report(self, sequence, **phases):
@@ -695,3 +698,13 @@ def test_a_sudden_loss_is_recorded_within_the_bars(hub, how):
         assert p95_ms < 4_000
 
     story()
+
+
+@scenario
+async def test_a_third_of_the_heartbeats_lost_is_no_reason_in_half_an_hour(rig):
+    """From the first one on, with the leader and with another coordinator."""
+    for name, hub in (("n1", "c1"), ("n2", "c2"), ("n3", "c3")):
+        Agent(rig, name, hub, loss=0.3)
+    await asyncio.sleep(1800)
+    assert all(node.state is NodeState.READY for node in rig.state.nodes.values())
+    assert rig.flaps() == []
