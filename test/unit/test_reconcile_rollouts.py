@@ -448,6 +448,19 @@ def test_what_is_lost_meanwhile_is_restored_in_the_version_that_works():
     assert web.images == ["web:1"]
 
 
+def test_a_drain_during_a_rollout_moves_the_old_version_once():
+    web = Web(Rollout(ROLLING, 1, min_ready_ms=2_000), replicas=1)
+    web.advance(5_000)
+    (node,) = web.fabric.places("web")
+    web.fabric.apply(c.RestartWorkload(*KEY))
+    web.fabric.apply(c.UpdateNode(node, draining=True))
+    web.least = None
+    web.fabric.settle(rounds_max=20)
+    assert node not in web.fabric.places("web")
+    web.advance(5_000)
+    assert (web.of(2), web.least) == (1, 1)
+
+
 def test_a_change_that_scales_up_as_well_begins_with_new_ones():
     web = Web(Rollout(ROLLING, 1), replicas=2)
     web.count = 6

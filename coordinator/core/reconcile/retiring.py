@@ -97,7 +97,9 @@ def retire(draft: Draft, course: Course, aim: Targets, serving: Serving, old: li
             draft.stop(replica, "Replaced")
             left -= 1
     for replica in order:
-        if left > aim.keep and replica.id in census.ready and serving.may_lose(replica, floor=aim.floor):
+        # What would be restored at once is kept, even while others that leave their node still serve beside it.
+        enough = left > max(aim.keep, aim.old)
+        if enough and replica.id in census.ready and serving.may_lose(replica, floor=aim.floor):
             draft.stop(replica, "Replaced")
             serving.without(replica)
             left -= 1

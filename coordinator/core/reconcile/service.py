@@ -66,8 +66,8 @@ def plan_service(draft: Draft, deadlines: Deadlines) -> None:
     fresh = max(0, min(missing, room))
     attempts = [*sorted(retried, reverse=True), *([0] * fresh)][:fresh]
     draft.place_all(_kept_pending(draft, aim.new - len(held)), attempts, ignoring=_going(census))
-    retire(draft, course, aim, serving, old)
     release(draft, deadlines, aim, serving)
+    retire(draft, course, aim, serving, old)
 
 
 def _course(draft: Draft, deadlines: Deadlines) -> Course:
