@@ -162,7 +162,7 @@ def test_a_node_that_is_short_of_memory_lets_the_lowest_priority_go(fabric: Loca
     fabric.start_agent(AgentPlan("two", 2, runtimes=("process",), settings={"pressure-memory": "1000Gi"}))
     log = fabric.log_file("agent-two")
     fabric.wait_for(lambda: '"replica.evicted"' in log.read_text(), what="an eviction", timeout_s=20)
-    assert pressure(fabric, "two") == ["memory"]
+    fabric.wait_for(lambda: pressure(fabric, "two") == ["memory"], what="a heartbeat that says so", timeout_s=10)
     evicted = next(json.loads(line) for line in log.read_text().splitlines() if '"replica.evicted"' in line)
     assert evicted["replica"].startswith("low-")
     assert "priority 10" in evicted["message"]
