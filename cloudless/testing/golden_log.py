@@ -24,6 +24,8 @@ from cloudless.core.model import (
     FilterRejection,
     JobRun,
     JoinToken,
+    NodePresence,
+    NodeReliability,
     NodeState,
     PlacementDecision,
     PortBinding,
@@ -32,6 +34,8 @@ from cloudless.core.model import (
     Role,
     RoleBinding,
     RolloutAction,
+    RolloutPhase,
+    RolloutProgress,
     RunPhase,
     ScoreTerm,
     Severity,
@@ -39,11 +43,16 @@ from cloudless.core.model import (
     User,
 )
 from cloudless.core.spec import (
+    MANUAL,
+    Canary,
+    CanaryStep,
     ConcurrencyPolicy,
     Metadata,
     MissedRuns,
     Placement,
     Protocol,
+    Rollout,
+    RolloutStrategy,
     Schedule,
     SpreadConstraint,
     TaintEffect,
@@ -205,6 +214,50 @@ def _lifecycle_commands() -> Iterator[tuple[str, c.Command]]:
     alice = "user/alice"
     yield alice, c.ControlRollout("default", "web", RolloutAction.PAUSE)  # unknown
     yield alice, c.StartRun("default", "web")  # unknown
+    loop, node = "system/reconciler", "node/node-a"
+    yield alice, c.CreateToken(JoinToken("t1", "*", max_uses=1, expires_at_ms=_START_MS + 9_000_000))
+    yield node, c.EnrollNode("t1", "node-a", "sha-a", "0a", _START_MS + 80_000_000)
+    yield node, c.ReportNode("node-a", NodeState.READY, "connected", device(cpu_millis=1000))
+    steps = Canary((CanaryStep(50, 60_000), CanaryStep(100, MANUAL)))
+    rollout = Rollout(RolloutStrategy.CANARY, 1, 0, 1, 0, 300_000, True, steps)
+    metadata = Metadata("web", "default", annotations={"cloudless.dev/change-cause": "größer"})
+    for image in ("web:1", "web:2"):
+        yield alice, c.PutWorkload(metadata, service(replicas=2, image=image, rollout=rollout))
+        if image == "web:1":
+            yield alice, c.ControlRollout("default", "web", RolloutAction.UNDO)  # nothing to go back to
+            begun = RolloutProgress(1, 0, RolloutPhase.PROGRESSING, _START_MS, _START_MS)
+            first = _planned("web-aaaaa", 1, "node-a"), _planned("web-bbbbb", 1, "node-a")
+            yield loop, c.ApplyPlan("default", "web", 0, first, rollout=begun)
+            ready = tuple(c.ReportedReplica(p.replica_id, _status(ReplicaPhase.READY)) for p in first)
+            yield node, c.ReportReplicas("node-a", ready)
+            done = dataclasses.replace(begun, stable_generation=1, phase=RolloutPhase.COMPLETE, available=2)
+            yield loop, c.ApplyPlan("default", "web", rollout=done)
+            yield loop, c.ApplyPlan("default", "web", rollout=done)  # unchanged
+    second = RolloutProgress(2, 1, RolloutPhase.PROGRESSING, _START_MS + 20_000, _START_MS + 20_000)
+    yield loop, c.ApplyPlan("default", "web", 0, (_planned("web-ccccc", 2, "node-a"),), rollout=second)
+    yield loop, c.ApplyPlan("default", "web", 0, (_planned("web-ddddd", 1, "node-a"),))  # not without the rollout
+    yield loop, c.ApplyPlan("default", "web", 0, (_planned("web-ddddd", 1, "node-a"),), rollout=second)
+    for action in (
+        RolloutAction.RESUME,  # not paused
+        RolloutAction.PAUSE,
+        RolloutAction.PAUSE,  # paused already
+        RolloutAction.PROMOTE,  # paused
+        RolloutAction.RESUME,
+        RolloutAction.PROMOTE,
+    ):
+        yield alice, c.ControlRollout("default", "web", action)
+    late = c.ApplyPlan("default", "web", 1, stops=(c.PlannedStop("web-aaaaa", "Replaced"),))
+    yield loop, late  # planned before it was promoted
+    overdue = dataclasses.replace(second, step=1, message="no new replica became available for 5m")
+    yield loop, c.ApplyPlan("default", "web", rollout=overdue, roll_back=True)
+    yield loop, c.ApplyPlan("default", "web", rollout=overdue, roll_back=True)  # of a generation that is over
+    yield alice, c.ControlRollout("default", "web", RolloutAction.UNDO, 2)
+    yield alice, c.ControlRollout("default", "web", RolloutAction.UNDO, 9)  # not kept
+    high = dataclasses.replace(service(), priority=90)
+    yield alice, c.PutWorkload(Metadata("high", "default"), high)
+    victims = c.PlannedStop("web-bbbbb", "Preempted"), c.PlannedStop("nobody", "Preempted")
+    yield loop, c.ApplyPlan("default", "high", 0, (_planned("high-aaaaa", 1),), preemptions=victims)
+    yield loop, c.ApplyPlan("default", "web", preemptions=(c.PlannedStop("high-aaaaa", "Preempted"),))  # no right to it
 
 
 def _run_commands() -> Iterator[tuple[str, c.Command]]:
@@ -253,6 +306,21 @@ def _run_commands() -> Iterator[tuple[str, c.Command]]:
     yield alice, c.PutWorkload(Metadata("cron", "default"), job(schedule=hourly, image="job:2"))
     yield loop, c.ApplyPlan("default", "job", expired=True)
     yield node, c.ReportReplicas("node-a", (c.ReportedReplica("job-bbbbb", gone=True),))
+    yield from _record_commands(node)
+
+
+def _record_commands(node: str) -> Iterator[tuple[str, c.Command]]:
+    """How steady a node is, when it is online, how its clock goes."""
+    record = NodeReliability(900, 1500, 250, _START_MS + 90_000, _START_MS)
+    presence = NodePresence((-1,) * 100 + (1000,) * 67 + (250,), _START_MS + 90_000)
+    yield node, c.ReportNode("node-a", reliability=record, presence=presence, clock_skew_ms=-1500)
+    older = dataclasses.replace(record, losses_milli=0, updated_at_ms=_START_MS + 80_000)
+    yield node, c.ReportNode("node-a", reliability=older)  # made in ignorance: left out
+    yield node, c.ReportNode("node-a", reliability=dataclasses.replace(record, available_permille=1001))
+    yield node, c.ReportNode("node-a", presence=NodePresence((1, 2), _START_MS + 99_000))
+    yield node, c.ReportNode("node-a", clock_skew_ms=8_000)
+    silent = dataclasses.replace(record, losses_milli=2500, updated_at_ms=_START_MS + 100_000)
+    yield "coordinator/c1", c.ReportNode("node-a", NodeState.UNREACHABLE, "no heartbeat", reliability=silent)
 
 
 _TAINT = Taint("battery", "low", TaintEffect.NO_SCHEDULE)
