@@ -63,7 +63,13 @@ def test_a_node_or_a_person_signs_nothing(fabric: Fabric, kind: str) -> None:
 
 def test_nobody_signs_with_a_certificate_that_has_expired(fabric: Fabric) -> None:
     late = Coordinator(fabric, fabric.clock, ttl_ms=10_000, issued_ago_ms=60_000)
-    assert refusal(grants(fabric), late.grant(7, WANTED)) == "SignerExpired"
+    message = late.grant(7, WANTED)
+    said = grants(fabric).granted(message).lease  # an honest one says that it signs for the end of its certificate
+    assert said.issued_at_ms < fabric.clock.now_ms() - 40_000
+    lease = pb.AssignmentLease.FromString(message.lease.lease)
+    lease.issued_at_ms, lease.expires_at_ms = fabric.clock.now_ms(), fabric.clock.now_ms() + HOUR_MS
+    message.lease.CopyFrom(signed_by(late, lease.SerializeToString()))
+    assert refusal(grants(fabric), message) == "SignerExpired"
 
 
 def _rewritten(change: Callable[[pb.AssignmentLease], None]) -> Callable[[pb.SignedAssignments], None]:
