@@ -29,8 +29,9 @@ TIMES = st.integers(-(2**63), 2**63 - 1)
 
 @cache
 def world() -> tuple[Coordinator, Grants]:
-    fabric = Fabric(Path(tempfile.mkdtemp(prefix="fuzz-ca-")))
-    return Coordinator(fabric, fabric.clock), grants(fabric)
+    with tempfile.TemporaryDirectory() as name:  # the authority is needed in memory alone
+        fabric = Fabric(Path(name) / "ca")
+        return Coordinator(fabric, fabric.clock), grants(fabric)
 
 
 def read(message: pb.SignedAssignments) -> Granted | None:
