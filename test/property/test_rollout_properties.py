@@ -324,3 +324,50 @@ def test_system_workloads_come_to_their_end_too(unavailable, operations):
     assert {r.status.phase for r in held} == {ReplicaPhase.READY}, story
     assert {r.generation for r in held} == {record.generation}, story
     assert rollouts.is_complete(record.rollout), story
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.sampled_from(list(ReconnectRule)),
+    st.integers(1, 4),
+    NODE,
+    st.sampled_from([NodeState.UNREACHABLE, NodeState.LOST]),
+    st.booleans(),
+    st.lists(NODE, max_size=3),
+)
+def test_on_reconnect_the_rule_says_which_copy_stays(rule, replicas, node, state, broken, flapped):
+    """Ready copies come before others, then the rule decides; what was never away stays, and losers stop in order."""
+    fabric = Fabric()
+    for name in NODES:
+        fabric.join(name)
+    for name in flapped:  # nodes whose replicas came and went before, without being replaced
+        fabric.now_ms += 1_000
+        fabric.apply(c.ReportNode(name, NodeState.UNREACHABLE))
+        fabric.apply(c.ReportNode(name, NodeState.READY))
+    fabric.put("web", service(replicas=replicas, disruption=Disruption(1_000, rule)))
+    fabric.settle()
+    for name in flapped:
+        fabric.now_ms += 1_000
+        fabric.apply(c.ReportNode(name, NodeState.UNREACHABLE))
+        fabric.apply(c.ReportNode(name, NodeState.READY))
+    fabric.advance(10_000)
+    before = {r.id: r.node_id for r in fabric.replicas("web")}
+    away = {replica_id for replica_id, on in before.items() if on == node}
+    fabric.apply(c.ReportNode(node, state))
+    fabric.settle()
+    fabric.advance(5_000)
+    replaced = {r.id for r in fabric.ready("web")}
+    assert len(replaced) == replicas
+    fabric.apply(c.ReportNode(node, NodeState.READY))
+    for replica in fabric.replicas("web"):
+        if broken and replica.id in away and not replica.stopping:
+            status = dataclasses.replace(replica.status, phase=ReplicaPhase.RUNNING)
+            fabric.apply(c.ReportReplicas(node, (c.ReportedReplica(replica.id, status),)))
+    least = []
+    fabric.observers.append(lambda applied: least.append(sum(not r.stopping for r in fabric.ready("web"))))
+    fabric.settle()
+    fabric.advance(10_000)
+    after = {r.id for r in fabric.replicas("web")}
+    assert min(least, default=replicas) >= replicas
+    old_stay = rule is ReconnectRule.KEEP_OLDEST and state is NodeState.UNREACHABLE and not broken
+    assert after == (set(before) if old_stay else replaced)

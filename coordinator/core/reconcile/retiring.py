@@ -57,16 +57,19 @@ def remove_surplus(draft: Draft, serving: Serving, held: list[Replica], surplus:
     if any(r.id in census.unsettled and _node_is_ready(draft, r) for r in held):
         return  # what has just come back may be the copy to keep; its report is awaited
     on_node = Counter(r.node_id for r in held)
-    returned = any(r.assigned_at_ms < draft.state.nodes[r.node_id].state_since_ms for r in held)
-    keep_newest = returned and draft.record.spec.disruption.on_reconnect is ReconnectRule.KEEP_NEWEST
+    since_ms = {r.id: draft.state.nodes[r.node_id].state_since_ms for r in held}
+    returned = {r.id for r in held if r.assigned_at_ms < since_ms[r.id]}  # their node went away and came back
+    keep_newest = bool(returned) and draft.record.spec.disruption.on_reconnect is ReconnectRule.KEEP_NEWEST
 
-    def usefulness(replica: Replica) -> tuple[int, int, int, str]:
+    def usefulness(replica: Replica) -> tuple[int, int, int, int, str]:
         if replica.status.phase in (ReplicaPhase.FAILED, ReplicaPhase.SUCCEEDED):
             rank = 0
         else:
             rank = 3 if replica.id in census.available else 2 if replica.id in census.ready else 1
         age = replica.assigned_at_ms if keep_newest else -replica.assigned_at_ms
-        return rank, 0 if returned else -on_node[replica.node_id], age, replica.id
+        # The copy to give up for a newer one is that which came back last, and none that was never away.
+        back = -since_ms[replica.id] if keep_newest and replica.id in returned else 0
+        return rank, 0 if returned else -on_node[replica.node_id], back, age, replica.id
 
     for _ in range(surplus):
         victim = min(held, key=usefulness)
