@@ -98,7 +98,12 @@ class PlainBoard:
         ]
         self._static = filters.static_filters(record.spec, record.metadata.namespace)
         self._rooms = filters.rooms(self._fragment)
+        self._eligible = [c.node for c in self._candidates if all(self._objection(f, c) is None for f in self._static)]
         self._terms = [(term, self._by_place(state, term)) for term in around.terms]
+        self._places = {
+            key: {topology.domain_of(node, key) for node in self._eligible}
+            for key in {term.topology_key for term in around.terms if term.filter == "spread"}
+        }
         self._soft = [(term, counts) for term, counts in self._terms if not term.required]
         self._weight = score.preference_weight(len(self._soft))
 
@@ -197,11 +202,7 @@ class PlainBoard:
                 return 0
             return int(here == 0)
         if term.filter == "spread":
-            places = {
-                topology.domain_of(c.node, term.topology_key)
-                for c in self._candidates
-                if all(self._objection(f, c) is None for f in self._static)
-            }
+            places = self._places[term.topology_key]
             return here + 1 - min((counts[place] for place in places), default=0) - term.max_skew
         return here
 
