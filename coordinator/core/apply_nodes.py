@@ -198,7 +198,7 @@ def _with_records(node: Node, command: ReportNode) -> Node:
         if len(hours) not in (0, online_hours.HOURS) or not all(online_hours.UNSEEN <= hour <= 1000 for hour in hours):
             raise InvalidArgument(f"node {node.id} has no such presence", reason="BadPresence")
         if node.presence is None or presence.updated_at_ms >= node.presence.updated_at_ms:
-            node = replace(node, presence=presence)
+            node = replace(node, presence=online_hours.compact(presence))
     if command.clock_skew_ms is not None:
         node = replace(node, clock_skew_ms=command.clock_skew_ms)
     return node

@@ -17,6 +17,7 @@ WEEK_MS: Final = HOURS * HOUR_MS
 UNSEEN: Final = -1
 _NEWEST_SHARE: Final = 0.3  # of an hour's average that the newest week makes, where the whole hour was seen
 _SEEN_MS_MAX: Final = 4 * WEEK_MS  # what came before that has no weight
+_SHARED: Final = {permille: permille for permille in range(UNSEEN, 1001)}
 _EPOCH_HOUR: Final = 72  # 1 January 1970 was a Thursday
 
 
@@ -43,6 +44,11 @@ def observed(node: Node, *, now_ms: int) -> NodePresence | None:
         hours[hour] = _averaged(hours[hour], online, seen=(until_ms - at_ms) / HOUR_MS, now_ms=now_ms)
         at_ms = until_ms
     return NodePresence(tuple(hours), max(now_ms, before.updated_at_ms))
+
+
+def compact(presence: NodePresence) -> NodePresence:
+    """The same, with its numbers shared by all nodes: a third of the memory, where there are thousands of nodes."""
+    return NodePresence(tuple(_SHARED[permille] for permille in presence.online_permille), presence.updated_at_ms)
 
 
 def _averaged(permille: int, online: float, *, seen: float, now_ms: int) -> int:
