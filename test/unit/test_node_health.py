@@ -1,7 +1,9 @@
 """How steady a node is and when it is online: computed by who proposes, carried by the entry, stored by apply."""
 
+import asyncio
 import dataclasses
 import random
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from cloudless.coordinator.core import commands as c
 from cloudless.coordinator.core import node_health, online_hours, reliability
+from cloudless.coordinator.health import HealthKeeper
 from cloudless.core.model import (
     Node,
     NodePresence,
@@ -20,6 +23,7 @@ from cloudless.core.model import (
     Severity,
 )
 from cloudless.testing.fabric_model import Fabric, device, refusal
+from cloudless.testing.simloop import SimClock, run
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -310,3 +314,37 @@ def test_steady_nodes_come_up_after_six_hours_each_at_a_time_of_its_own():
 )
 def test_what_counts_as_a_failed_start(was, phase, counts):
     assert node_health.failed_to_start(ReplicaStatus(phase=was), ReplicaStatus(phase=phase)) is counts
+
+
+def test_many_old_records_are_a_trickle_and_no_burst():
+    """Forty nodes from before records were kept, in a fabric whose last coordinator was upgraded just now."""
+
+    class Keeper:
+        """A store that applies at once."""
+
+        leading, term = True, 7
+
+        def __init__(self, loop):
+            self.fabric, self.loop, self.at_s = Fabric(), loop, []
+            for i in range(40):
+                self.fabric.join(f"n{i}")
+
+        @property
+        def snapshot(self):
+            return SimpleNamespace(state=self.fabric.state)
+
+        async def propose(self, command, *, actor, term):
+            assert (actor, term) == ("coordinator/c1", 7)
+            assert self.fabric.apply(command).result.accepted
+            self.at_s.append(int(self.loop.time()))
+
+    async def main(loop):
+        store = Keeper(loop)
+        keeping = asyncio.ensure_future(HealthKeeper(store, SimClock(loop), actor="coordinator/c1").run())
+        await asyncio.sleep(300)
+        keeping.cancel()
+        assert len(store.at_s) == 40
+        assert max(store.at_s.count(second) for second in store.at_s) <= 3
+        assert all(node.reliability is not None for node in store.fabric.state.nodes.values())
+
+    run(main)
