@@ -1,5 +1,5 @@
-"""Whatever the cluster: a preemption frees enough, spares what it need not end and never touches an equal priority; work
-is packed, unless it is to be spread, which it then is."""
+"""Whatever the cluster: a preemption frees enough, spares what it need not end and never touches an equal priority;
+work is packed, unless it is to be spread, which it then is."""
 
 import random
 
@@ -12,12 +12,16 @@ from cloudless.coordinator.core.scheduler.preemption import PRIORITY_GAP, room_t
 from cloudless.coordinator.core.scheduler.remedies import would_fit_if
 from cloudless.core.model import Node, NodeState, Replica, ReplicaPhase, ReplicaStatus, WorkloadRecord, WorkloadRevision
 from cloudless.core.replacing import replace
-from cloudless.core.spec import Metadata, Placement, SpreadConstraint
+from cloudless.core.spec import Metadata, Placement, Rollout, SpreadConstraint
 from cloudless.testing.fabric_model import device, service
 from cloudless.testing.random_clusters import NAMES, NOW_MS, cluster
 
 SEEDS = st.integers(0, 2**32)
 COMMON = {"weights": Weights(), "usage": {}, "now_ms": NOW_MS}
+
+
+def priority(state, replica):
+    return state.workloads[(replica.namespace, replica.workload)].spec.priority
 
 
 def fits(state, record):
@@ -31,25 +35,47 @@ def without(state, replica_ids):
     return state
 
 
-@settings(deadline=None, max_examples=100)
+def crowded(rng):
+    """A few nodes of 4 CPUs, full of workloads of all priorities, some of whose replicas are stopping already."""
+    state = cluster(random.Random(0), nodes_max=0)
+    for number in range(rng.randrange(1, 4)):
+        state = state.with_node(Node(f"n{number}", state=NodeState.READY, device=device()))
+    for number in range(rng.randrange(1, 20)):
+        spec = service(cpu_millis=rng.choice([300, 500, 1000, 2000]), rollout=Rollout(min_available=rng.randrange(2)))
+        spec = replace(spec, priority=rng.choice([0, 10, 40, 45, 60]))
+        record = WorkloadRecord(Metadata(f"w{number}", "default"), spec, 1, history=(WorkloadRevision(1, spec),))
+        state = state.with_workload(record)
+        for index in range(rng.randrange(1, 4)):
+            node_id = fits(state, record)
+            if node_id:
+                replica_id = f"w{number}-{index}"
+                state = assigned(state, record, node_id, replica_id)
+                if rng.random() < 0.1:
+                    state = state.with_replica(replace(state.replicas[replica_id], stopping=True))
+    return state
+
+
+@settings(deadline=None, max_examples=120)
 @given(SEEDS)
 def test_a_preemption_is_enough_necessary_and_only_of_lower_priority(seed):
     rng = random.Random(seed)
-    state = cluster(rng, nodes_max=4, replicas_max=8)
-    record = state.workloads[("default", rng.choice(NAMES))]
-    record = replace(record, spec=replace(record.spec, priority=100))
+    state = crowded(rng)
+    spec = replace(service(cpu_millis=rng.choice([500, 1500, 3000, 4000])), priority=rng.choice([20, 50, 70]))
+    record = WorkloadRecord(Metadata("web", "default"), spec, 1)
     found = victims(state, record, **COMMON)
-    if fits(state, record):
-        assert found is None
+    stopping = [replica.id for replica in state.replicas.values() if replica.stopping]
+    if fits(without(state, stopping), record):
+        assert found is None, "there is room, or will be"
         return
-    if found is None:
+    lower = [r.id for r in state.replicas.values() if priority(state, r) <= spec.priority - PRIORITY_GAP]
+    if not fits(without(state, {*lower, *stopping}), record):
+        assert found is None, "not even all of them would be enough"
         return
+    assert found is not None
     ended = [state.replicas[i] for i in found.replica_ids]
     assert {replica.node_id for replica in ended} == {found.node_id}
     assert all(not replica.stopping for replica in ended)
-    assert all(
-        state.workloads[(r.namespace, r.workload)].spec.priority <= record.spec.priority - PRIORITY_GAP for r in ended
-    )
+    assert {replica.id for replica in ended} <= set(lower)
     leaving = [r.id for r in state.replicas_on(found.node_id) if r.stopping]
     assert fits(without(state, [*leaving, *found.replica_ids]), record)
     for spared in found.replica_ids:
