@@ -6,7 +6,16 @@ import pytest
 
 from cloudless.coordinator.core import commands as c
 from cloudless.coordinator.core.scheduler import Weights, place, score
-from cloudless.core.model import DeviceClass, Node, NodeState, NodeUsage, Taint, WorkloadRecord
+from cloudless.core.model import (
+    DeviceClass,
+    Node,
+    NodePresence,
+    NodeReliability,
+    NodeState,
+    NodeUsage,
+    Taint,
+    WorkloadRecord,
+)
 from cloudless.core.spec import AntiAffinity, Metadata, Placement, ResourceAmounts, SpreadConstraint, TaintEffect
 from cloudless.testing.fabric_model import NAMESPACE, START_MS, Fabric, device, service
 
@@ -213,3 +222,75 @@ def test_a_node_on_which_it_just_failed_is_avoided(three):
     three.put("web", service())
     three.settle()
     assert three.places("web") == ["b"]
+
+
+# -- what is known of a device ----------------------------------------------------------------------------
+
+HOUR = 3_600_000
+LONG_AGO = START_MS - 10_000 * HOUR
+
+
+def known(available=1000, losses=0, failed=0, *, updated=START_MS, first=LONG_AGO):
+    return NodeReliability(available, losses, failed, updated, first)
+
+
+def steady(record, *, presence=None, now_ms=START_MS):
+    """A node that has been ready for so long that only its record counts."""
+    return score.reliability(
+        node(state_since_ms=START_MS - 10**15, reliability=record, presence=presence), now_ms=now_ms
+    )
+
+
+def test_the_record_of_a_node_counts():
+    assert steady(None) == pytest.approx(1.0, abs=1e-3)
+    assert steady(known()) == pytest.approx(1.0, abs=1e-2)
+    assert steady(known(500)) == pytest.approx(0.5, abs=1e-2)
+    assert steady(known(losses=4000)) == pytest.approx(0.5, abs=1e-2)
+    assert steady(known(failed=8000)) == pytest.approx(0.5, abs=1e-2)
+
+
+def test_what_was_long_ago_counts_less():
+    weeks = [steady(known(losses=8000), now_ms=START_MS + week * 168 * HOUR) for week in (0, 1, 3, 100)]
+    assert weeks == sorted(weeks)
+    assert weeks[1] == pytest.approx(1 / 2, abs=1e-2), "of eight losses four are left after a week"
+    assert weeks[-1] == pytest.approx(1.0, abs=1e-2)
+
+
+def test_of_a_new_device_its_class_says_more():
+    def new(kind):
+        fresh = known(1000, first=START_MS)
+        return score.reliability(
+            node(state_since_ms=0, reliability=fresh, device=dataclasses.replace(device(), device_class=kind)),
+            now_ms=START_MS,
+        )
+
+    assert new(DeviceClass.SERVER) > new(DeviceClass.DESKTOP) > new(DeviceClass.LAPTOP) > new(DeviceClass.PHONE)
+
+
+def test_a_device_that_usually_leaves_soon_is_less_reliable():
+    monday = 4 * 24 * HOUR + 100 * 168 * HOUR  # the first of January 1970 was a Thursday
+    at_work = tuple(1000 if hour % 24 in range(8, 18) else 0 for hour in range(168))
+    morning, evening = monday + 9 * HOUR, monday + 16 * HOUR
+    assert steady(None, presence=NodePresence(at_work), now_ms=morning) > 0.9
+    assert steady(None, presence=NodePresence(at_work), now_ms=evening) == 0.0
+    unseen = tuple(-1 if hour >= 24 else permille for hour, permille in enumerate(at_work))
+    tuesday = evening + 24 * HOUR
+    assert steady(None, presence=NodePresence(unseen), now_ms=tuesday) == 0.0, "as on the day that was seen"
+    assert steady(None, presence=NodePresence((-1,) * 168), now_ms=evening) > 0.9
+    assert steady(None, presence=NodePresence((5, 6)), now_ms=evening) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [("1", 0.6), ("3", 0.3), ("0.5", 0.8), ("0", 1.0), ("999999", 0.0), ("dear", 0.6), ("-1", 0.6), ("", 0.6)],
+)
+def test_the_operators_weight_of_cost(stated, expected):
+    info = dataclasses.replace(device(), device_class=DeviceClass.LAPTOP)
+    assert score.cost(node(device=info, labels={"cloudless.dev/cost": stated}), None) == pytest.approx(
+        expected, abs=1e-4
+    )
+
+
+def test_a_cost_that_the_device_states_itself_does_not_count():
+    info = dataclasses.replace(device(), device_class=DeviceClass.LAPTOP, labels={"cloudless.dev/cost": "0"})
+    assert score.cost(node(device=info), None) == pytest.approx(0.6)
