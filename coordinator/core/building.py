@@ -11,7 +11,7 @@ from immutables import Map
 from cloudless.coordinator.core import amounts
 from cloudless.coordinator.core.bounded import BoundedLog
 from cloudless.coordinator.core.outcome import RememberedResult
-from cloudless.coordinator.core.state import EVENTS_MAX, NEVER_MS, RESULTS_MAX, State, WorkloadKey
+from cloudless.coordinator.core.state import EVENTS_MAX, NEVER_MS, RESULTS_MAX, State, Touched, WorkloadKey
 from cloudless.core.model import Coordinator, Event, JoinToken, Node, Replica, User, WorkloadRecord
 from cloudless.core.spec import ResourceAmounts, WorkloadType
 
@@ -95,6 +95,8 @@ class StateBuilder:
             system_workloads=Map(self._system),
             reserved=Map(self._reserved),
             first_token_end_ms=self._first_token_end_ms,
+            touched_nodes=Touched("", None),  # where the chains of this state's successors begin
+            touched_workloads=Touched(("", ""), None),
         )
 
 

@@ -57,11 +57,18 @@ def company(state: State, record: WorkloadRecord, related: Related, *, ignoring:
     name, placement = record.metadata.name, record.spec.placement
     own: Counter[str] = Counter()
     failed = set()
-    for replica in _replicas(state, (record.metadata.namespace, name)):
+    replicas, generation = state.replicas, record.generation
+    staying = []
+    for replica_id in state.replicas_by_workload.get((record.metadata.namespace, name), ()):
+        replica = replicas[replica_id]
         if replica.status.phase is ReplicaPhase.FAILED:
             failed.add(replica.node_id)
-        if replica.id not in ignoring and replica.generation == record.generation and _stays(replica):
-            own[replica.node_id] += 1
+        if replica.generation == generation and _stays(replica) and replica_id not in ignoring:
+            staying.append(replica.node_id)
+    own.update(staying)
+    nodes = state.nodes
+    for node_id in [node_id for node_id in own if node_id not in nodes]:
+        del own[node_id]  # those that are placed nowhere
     terms = []
     for each in placement.spread:
         over, skew = each.topology_key, max(1, each.max_skew)
@@ -81,7 +88,7 @@ def company(state: State, record: WorkloadRecord, related: Related, *, ignoring:
             counts = Counter(r.node_id for r in there)
             reason = f"anti-affinity: {key[1]} keeps others out of the same {term.topology_key}"
             terms.append(Term("anti_affinity", term.topology_key, True, 1.0, False, counts, reason))
-    return Company(own, frozenset(failed), terms)
+    return Company(own, frozenset(node_id for node_id in failed if node_id in nodes), terms)
 
 
 def _counted(
