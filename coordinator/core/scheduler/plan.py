@@ -220,10 +220,14 @@ class Board:
         self._rescore(row, used)
         for each in self._terms:
             each.take(row)
+        if not fits:
+            self._blocked[row] = True
+            self.feasible -= 1
+            self.verdicts.fell(row)
         if self._moving_verdicts or self._moving_points:
             self._moved = True
         else:
-            self._settle(row, fits=fits)
+            self._reorder(row, fits=fits)
 
     def _close_ports(self, verdict: Verdict, row: int) -> None:
         reason = filters.host_port_reason(sorted(self._ports))
@@ -246,7 +250,7 @@ class Board:
         )
         self._totals[row] = self._base[row] - self._preference_weight * self._preference[row]
 
-    def _settle(self, row: int, *, fits: bool) -> None:
+    def _reorder(self, row: int, *, fits: bool) -> None:
         """Only the node that was placed on is another one now."""
         position = next((i for i, (_, at) in enumerate(self._front) if at == row), None)
         if position is not None:
@@ -255,25 +259,21 @@ class Board:
             entry = (-float(self._totals[row]), row)
             if self._cutoff is None or entry <= self._cutoff:
                 insort(self._front, entry)
-        else:
-            self._blocked[row] = True
-            self.feasible -= 1
-            self.verdicts.fell(row)
 
     def _catch_up(self) -> None:
         """After a replica was placed that any node may have become another one by."""
         if not self._moved:
             return
         self._moved = False
+        others = False
         for verdict, terms in self._moving_verdicts:
             codes = neighbours.judge(terms, nodes=len(self.table))
             if not np.array_equal(codes, verdict.codes):
                 self.verdicts.replaced(verdict, codes)
-        blocked = self.verdicts.blocked()
-        if not np.array_equal(blocked, self._blocked):
-            self._blocked = blocked
-            self.verdicts.recount()
-        self.feasible = len(self.table) - int(np.count_nonzero(blocked))
+                others = True
+        if others:
+            self._blocked = self.verdicts.blocked()
+            self.feasible = len(self.table) - int(np.count_nonzero(self._blocked))
         if self._moving_points:
             self._weigh()
         self._stale = True

@@ -138,10 +138,6 @@ class Verdicts:
             name = self.at(row)[0].name
             self._obstacles[name] = self._obstacles.get(name, 0) + 1
 
-    def recount(self) -> None:
-        """To be called when other nodes than the one that `fell` are feasible now, or are so no more."""
-        self._obstacles = None
-
     def replaced(self, verdict: Verdict, codes: Codes) -> None:
         """The verdict is another one, about any node."""
         verdict.codes = codes
