@@ -51,8 +51,11 @@ def follow(draft: Draft, deadlines: Deadlines, *, desired: int, available: int, 
     record = draft.record
     if versions.schema_of_all(draft.state) < SCHEMA:
         return Course(RolloutProgress(generation=record.generation, phase=RolloutPhase.PROGRESSING))
-    replicas = draft.state.replicas_of(record.metadata.namespace, record.metadata.name)
+    unknown = record.rollout is None
+    replicas = draft.state.replicas_of(record.metadata.namespace, record.metadata.name) if unknown else ()
     before = rollouts.progress_of(record, replicas, now_ms=draft.now_ms)
+    if unknown and desired == 0 and not replicas:
+        return Course(before)  # of what never ran nothing needs to be remembered
     progress, rolls_back = _advanced(record, before, deadlines, desired=desired, available=available, outdated=outdated)
     if before is not record.rollout or progress != before:
         draft.note_rollout(progress, roll_back=rolls_back)
