@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cloudless.coordinator.core.reconcile.census import Deadlines, must_leave, next_attempt
+from cloudless.coordinator.core.reconcile.census import Deadlines, must_leave, next_attempt, owner_evicts
 from cloudless.coordinator.core.reconcile.draft import ENTRIES_MAX, Draft
 from cloudless.coordinator.core.reconcile.rollout import Course, follow
 from cloudless.coordinator.core.scheduler.kinds import eligible_nodes, matching_nodes
@@ -42,7 +42,8 @@ def plan_system(draft: Draft, deadlines: Deadlines) -> None:
     for replica in sorted(settled, key=lambda r: (r.assigned_at_ms, r.id)):
         node = draft.state.nodes[replica.node_id]
         if replica.node_id not in matching or must_leave(node, record):
-            draft.stop(replica, "NodeDraining" if node.draining else "NoLongerMatches")
+            evicted = "Evicted" if owner_evicts(node) else "NoLongerMatches"
+            draft.stop(replica, "NodeDraining" if node.draining else evicted)
         elif replica.node_id in taken:
             draft.stop(replica, "Surplus")
         else:
