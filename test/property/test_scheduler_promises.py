@@ -81,6 +81,10 @@ def test_a_preemption_is_enough_necessary_and_only_of_lower_priority(seed):
     for spared in found.replica_ids:
         others = [i for i in found.replica_ids if i != spared]
         assert not fits(without(state, [*leaving, *others]), record), "one of them need not have ended"
+    second = victims(state, record, stopping=found.replica_ids, ahead=1, **COMMON)
+    if second is not None:
+        gone = {*stopping, *found.replica_ids, *second.replica_ids}
+        assert all(d.node_id for d in place(without(state, gone), record, 2, **COMMON)), "room for both"
     assert victims(state, record, stopping=found.replica_ids, **COMMON) is None
     assert room_to_come(state, record, stopping=found.replica_ids, **COMMON)
 

@@ -103,6 +103,7 @@ class _Search:
         found = board.verdicts.only("host_ports", *(room.name for room in self._rooms))
         self._rows: Ints = found[:0] if board.feasible else found  # nothing but room is missing there
         self._available: dict[WorkloadKey, int] = {}
+        self._promised: Counter[int] = Counter()  # by row: how many replicas will go where something is stopping
 
     def room_to_come(self, count: int) -> list[str]:
         """The nodes, as many as are needed, on which what is stopping will leave room for so many replicas."""
@@ -113,6 +114,7 @@ class _Search:
             fits = self._fit_after(row, leaving, count) if leaving else 0
             if fits:
                 found.append(node_id)
+                self._promised[row] = fits
                 count -= fits
                 if count <= 0:
                     return found
@@ -186,7 +188,10 @@ class _Search:
 
     def _fits(self, row: int, without: Sequence[Replica]) -> bool:
         free, asked = self._free(row, without), self._asked(row)
-        return all(have >= ask for have, ask in zip(free, asked, strict=True)) and self._ports_free(row, without)
+        needed = 1 + self._promised[row]
+        if (self._ports and needed > 1) or not self._ports_free(row, without):
+            return False
+        return all(have >= ask * needed for have, ask in zip(free, asked, strict=True))
 
     def _fit_after(self, row: int, without: Sequence[Replica], count: int) -> int:
         """How many of `count` replicas would fit."""
