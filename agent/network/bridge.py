@@ -216,8 +216,10 @@ class ReplicaNetworks:
                 kernel.set_master(link.index, master=bridge.index)
             # also for one that was there: an agent may have been killed before this
             namespaces.inside(path, lambda: self._configure(address))
-        if hairpin:  # a replica may reach itself through its host port
-            Path(f"/sys/class/net/{outer}/brport/hairpin_mode").write_text("1")
+            if hairpin:  # a replica may reach itself through its host port
+                made = kernel.link(outer)
+                assert made is not None
+                kernel.set_hairpin(made.index)
 
     def _connect(self, kernel: Netlink, outer: str, path: Path, *, bridge: int, address: IPv4Address) -> None:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

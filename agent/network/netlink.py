@@ -18,10 +18,12 @@ from typing import Self
 
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
-_RTM_NEWADDR = 20
+_RTM_SETLINK, _RTM_NEWADDR = 19, 20
 _RTM_NEWROUTE = 24
+_AF_BRIDGE = 7  # not on every system that Python has sockets for
 _F_REQUEST, _F_ACK, _F_REPLACE, _F_EXCL, _F_CREATE, _F_DUMP = 0x1, 0x4, 0x100, 0x200, 0x400, 0x300
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 1, 3, 4, 10, 18, 28
+_IFLA_PROTINFO, _BRPORT_MODE, _F_NESTED = 12, 4, 0x8000
 _INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _RTA_GATEWAY, _RTA_OIF = 5, 4
@@ -109,6 +111,12 @@ class Netlink:
         """Puts a link on the bridge with index `master`. Repeatable."""
         header = struct.pack("=BxHiII", 0, 0, index, 0, 0)
         self._change(_RTM_NEWLINK, 0, header + _attribute(_IFLA_MASTER, struct.pack("=I", master)))
+
+    def set_hairpin(self, index: int) -> None:
+        """Lets the bridge send back what comes from this link. Repeatable."""
+        header = struct.pack("=BxHiII", _AF_BRIDGE, 0, index, 0, 0)
+        mode = _attribute(_BRPORT_MODE, b"\1")
+        self._change(_RTM_SETLINK, 0, header + _attribute(_IFLA_PROTINFO | _F_NESTED, mode))
 
     def add_address(self, index: int, interface: IPv4Interface) -> None:
         """Repeatable."""
