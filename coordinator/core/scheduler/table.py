@@ -8,8 +8,9 @@ shares what is equal. Rows are in the order of the nodes' ids.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice, zip_longest
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,9 @@ COST, NETWORK, NEAR = range(3)
 _KEPT: Final = 4  # versions; several states are looked at in turns when forecasts are made
 _STRETCH: Final = 256
 _VALUES_SPARE: Final = 1024  # values of a facet that no node has any more, beyond the number of nodes
+
+
+T = TypeVar("T")
 
 
 class Facet:
@@ -85,8 +89,8 @@ class NodeTable:
         self.index: dict[str, int] = {}
         self.nodes: list[Node] = []
         self.usages: list[NodeUsage | None] = []
-        self._reporting: list[str] = []  # who told of its use, in the order of the last report
-        self._reports: list[NodeUsage] = []
+        self._reporting: list[list[str]] = []  # who told of its use, in the order of the last report, in stretches
+        self._reports: list[list[NodeUsage]] = []
         self._reporting_rows: Ints | None = None  # the row of each; -1: no such node. None: rows have moved since
         self.used: Ints = np.zeros((len(amounts.ACCOUNTED), 0), np.int64)
         self.facts: Ints = np.zeros((PRIOR + 1, 0), np.int64)
@@ -265,22 +269,18 @@ class NodeTable:
 
     def with_usage(self, usage: Mapping[str, NodeUsage]) -> NodeTable:
         """The table with this live use; the same one where nothing of it changed."""
-        reports = list(usage.values())
-        if self._reporting_rows is not None and self._reporting == list(usage):
-            at = self._reporting_rows
-            found = [(int(at[i]), reports[i]) for i in _differing(self._reports, reports) if at[i] >= 0]
-            changed: list[tuple[int, NodeUsage | None]] = [*found]
-        else:
-            changed = [
-                (row, usage.get(node_id))
-                for row, (node_id, old) in enumerate(zip(self.ids, self.usages, strict=True))
-                if usage.get(node_id) is not old
-            ]
         table = self._copy()
-        table._reports = reports
-        if self._reporting_rows is None or self._reporting != list(usage):
-            table._reporting = list(usage)
+        if self._reporting_rows is not None and _same(self._reporting, usage):
+            at = self._reporting_rows
+            table._reports, found = _renewed(self._reports, usage.values())
+            changed: list[tuple[int, NodeUsage | None]] = [(int(at[i]), new) for i, new in found if at[i] >= 0]
+            if not found:
+                return self
+        else:
+            table._reporting, table._reports = list(_stretches(usage)), list(_stretches(usage.values()))
             table._reporting_rows = np.array([self.index.get(node_id, -1) for node_id in usage], np.int64)
+            rows = enumerate(zip(self.ids, self.usages, strict=True))
+            changed = [(row, usage.get(node_id)) for row, (node_id, old) in rows if usage.get(node_id) is not old]
         if changed:
             table._report(changed)
         return table
@@ -296,15 +296,31 @@ class NodeTable:
             self._facets[facets.PRESSURE] = pressure.with_rows(rows, (facets.pressure(u) for _, u in changed))
 
 
-def _differing(before: Sequence[NodeUsage], after: Sequence[NodeUsage]) -> list[int]:
-    """Where two lists of equal length differ. Most of their items are the very same, which comparing whole stretches
-    finds out quickly."""
-    found = []
-    for start in range(0, len(after), _STRETCH):
-        old, new = before[start : start + _STRETCH], after[start : start + _STRETCH]
-        if old != new:
-            found += [start + i for i, (one, other) in enumerate(zip(old, new, strict=True)) if one is not other]
-    return found
+def _stretches(items: Iterable[T]) -> Iterator[list[T]]:
+    """Short lists of the items. Most of what is reported is what was reported before: comparing stretch by stretch
+    touches each item once, while it is at hand."""
+    rest = iter(items)
+    while stretch := list(islice(rest, _STRETCH)):
+        yield stretch
+
+
+def _same(before: Sequence[list[str]], after: Iterable[str]) -> bool:
+    return all(old == new for old, new in zip_longest(before, _stretches(after)))
+
+
+def _renewed(
+    before: Sequence[list[NodeUsage]], after: Iterable[NodeUsage]
+) -> tuple[list[list[NodeUsage]], list[tuple[int, NodeUsage]]]:
+    """The reports after as many reports before, and those that differ, each with its place."""
+    stretches, found = [], []
+    for number, (old, new) in enumerate(zip(before, _stretches(after), strict=True)):
+        if old == new:
+            stretches.append(old)
+            continue
+        stretches.append(new)
+        pairs = enumerate(zip(old, new, strict=True), number * _STRETCH)
+        found += [(place, two) for place, (one, two) in pairs if one is not two]
+    return stretches, found
 
 
 def _amounts(value: ResourceAmounts) -> tuple[int, ...]:
