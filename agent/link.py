@@ -190,7 +190,7 @@ class Link:
             if self.doubt:
                 self._on_doubt()
             sequence += 1
-            beat = pb.Heartbeat(sequence=sequence)
+            beat = pb.Heartbeat(sequence=sequence, wall_clock_ms=self._services.clock.now_ms())
             beat.usage.CopyFrom(to_proto(self._services.usage(), types_pb2.NodeUsage))
             beat.usage.rtt_us = self._rtt_us
             self._beats_sent[sequence] = self._now_s()

@@ -37,12 +37,12 @@ LEADERLESS_DELAY_S_MAX: Final = 60.0  # there is a session, and nobody may know 
 # A link that lasted so long was fine: the next failure starts from the shortest pause again.
 _LASTED_S: Final = 30.0
 _LASTED_S_OF_SEVERAL: Final = 5.0  # where coordinators fall one after the other, that is not this one's fault
-# Pauses after another live agent with this identity took the session. Two of them would take it from each other for
-# ever, and each time the node's work would change hands; a person has to say which one stays.
-REPLACED: Final = "SessionReplaced"
-REPLACED_DELAY_S_MIN: Final = 60.0
-REPLACED_DELAY_S_MAX: Final = 30 * 60.0
-_UNDISPUTED_S: Final = 2 * REPLACED_DELAY_S_MAX
+# Pauses after another live agent with this identity took the session, or has it. Two of them would take it from each
+# other, or ask for it, for ever; a person has to say which one stays.
+CONTESTED: Final = ("SessionReplaced", "IdentityInUse")
+CONTESTED_DELAY_S_MIN: Final = 60.0
+CONTESTED_DELAY_S_MAX: Final = 30 * 60.0
+_UNDISPUTED_S: Final = 2 * CONTESTED_DELAY_S_MAX
 
 
 @dataclass(slots=True)
@@ -77,7 +77,7 @@ class Session:
         self._round: list[str] = []  # addresses that are still to be tried before the next pause
         self._round_for = ("", "")  # what they are tried for: see `_next_address`
         self._last_address = ""  # of the link that broke last
-        self._replaced = 0  # how often in a row another agent took the session
+        self._contested = 0  # how often in a row another agent took the session or had it
 
     @property
     def connected(self) -> bool:
@@ -152,9 +152,9 @@ class Session:
         error = _failure(live.task)
         lasted_s = asyncio.get_running_loop().time() - live.opened_s
         if lasted_s >= _UNDISPUTED_S:
-            self._replaced = 0
-        if isinstance(error, CloudlessError) and error.reason == REPLACED:
-            await self._yield_to_other(live, error)
+            self._contested = 0
+        if isinstance(error, CloudlessError) and error.reason in CONTESTED:
+            await self._yield_to_other(live.address, error)
             return 0
         log.warning("session.lost", coordinator=live.address, cause=_words(error), lasted_ms=int(lasted_s * 1000))
         if lasted_s >= (_LASTED_S if len(self._addresses()) == 1 else _LASTED_S_OF_SEVERAL):
@@ -163,17 +163,19 @@ class Session:
             await self._pause(failures)
         return failures + 1
 
-    async def _yield_to_other(self, live: _Live, error: CloudlessError) -> None:
-        self._replaced += 1
-        delay_s = min(REPLACED_DELAY_S_MIN * 2.0 ** min(self._replaced - 1, 16), REPLACED_DELAY_S_MAX)
+    async def _yield_to_other(self, address: str, error: CloudlessError) -> None:
+        self._contested += 1
+        delay_s = min(CONTESTED_DELAY_S_MIN * 2.0 ** min(self._contested - 1, 16), CONTESTED_DELAY_S_MAX)
         delay_s *= 0.5 + 0.5 * self._jitter()
         log.error(
-            "session.replaced",
-            coordinator=live.address,
+            "session.contested",
+            coordinator=address,
+            reason=error.reason,
             cause=error.message,
-            times=self._replaced,
+            times=self._contested,
             retry_in_ms=int(delay_s * 1000),
-            remedy="two agents run with one identity: stop one, empty its data folder, and enrol it under its own name",
+            remedy="two agents run with one identity: stop one, empty its data folder, and enrol it under its own "
+            "name; restart the other to have it connected at once",
         )
         await asyncio.sleep(delay_s)
 
@@ -214,6 +216,9 @@ class Session:
                 cause=str(error) or "timed out",
                 attempt=failures + 1,
             )
+            # Beside a link that stands, it is no contest: that link has the identity.
+            if isinstance(error, CloudlessError) and error.reason in CONTESTED and not self.connected:
+                await self._yield_to_other(address, error)
             return None
         metrics.SESSION_CONNECTS.labels("ok").inc()
         log.info("session.established", coordinator=address, id=link.coordinator_id, rotation=self._live is not None)

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import structlog
 
 from cloudless.agent.link import LinkServices
 from cloudless.agent.reports import ReportBook
@@ -164,6 +165,9 @@ def test_hello_heartbeats_and_round_trips(on_world) -> None:
             assert peer.hello.device.device_class
             beats = peer.heartbeats()
             assert [b.sequence for b in beats] == [1, 2, 3, 4]
+            sent = [beat.wall_clock_ms for beat in beats]
+            assert [round((later - earlier) / 1000) for earlier, later in itertools.pairwise(sent)] == [1, 1, 1]
+            assert abs(sent[0] - peer.hello.wall_clock_ms) < 1_000
             assert beats[0].usage.rtt_us == 0
             assert 1_000 <= beats[3].usage.rtt_us <= 50_000
             assert beats[3].usage.cpu_millis == 5
@@ -402,6 +406,39 @@ def test_an_agent_whose_identity_is_taken_over_waits_for_minutes(on_world) -> No
         times = [at for at, _ in w.attempts]
         pauses = [round(later - earlier - 2) for earlier, later in itertools.pairwise(times)]
         assert pauses == [45, 90, 180]  # doubling from a minute, less what the jitter takes
+
+    on_world(story)
+
+
+def test_an_agent_whose_identity_is_in_use_asks_again_after_minutes(on_world) -> None:
+    async def story(w: World) -> None:
+        w.addresses = ("a", "b")
+
+        class Taken:
+            def __init__(self, stream: SimStream) -> None:
+                self.send, self.close = stream.send, stream.close
+
+            async def receive(self) -> Any:
+                raise FailedPrecondition("another agent is connected", reason="IdentityInUse", remedy="stop one")
+
+        plain = w.session._connect
+
+        async def refusing(address: str) -> Any:
+            stream = await plain(address)
+            return Taken(stream) if taken else stream
+
+        taken = True
+        w.session._connect = refusing  # type: ignore[method-assign]
+        with structlog.testing.capture_logs() as logs:
+            async with w.running():
+                await asyncio.sleep(400)
+                times = [at for at, _ in w.attempts]
+                assert [round(later - earlier) for earlier, later in itertools.pairwise(times)] == [45, 90, 180]
+                taken = False
+                await w.until(lambda: w.session.connected, limit_s=600)
+        told = [entry for entry in logs if entry["event"] == "session.contested"]
+        assert [(entry["reason"], entry["log_level"]) for entry in told] == [("IdentityInUse", "error")] * len(times)
+        assert all("empty its data folder" in entry["remedy"] for entry in told)
 
     on_world(story)
 
