@@ -343,8 +343,14 @@ class Supervisor:
         except Exception:  # a bug in one replica's step must not stop the others; its state stays as it was
             log.exception("replica.step_failed", replica=replica_id, cause=repr(event)[:500])
             return
-        if has_host_ports(held.state.assignment):
-            self._serving.put(replica_id, ready=held.state.phase is ReplicaPhase.READY)
+        assignment = held.state.assignment
+        if assignment is not None and has_host_ports(assignment):
+            self._serving.put(
+                replica_id,
+                workload=f"{assignment.namespace}/{assignment.workload}",
+                ready=held.state.phase is ReplicaPhase.READY,
+                stopping=held.state.phase is ReplicaPhase.STOPPING,
+            )
         for effect in effects:
             self._carry_out_effect(replica_id, held, effect)
         if replica_id in self._replicas:

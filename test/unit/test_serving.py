@@ -65,12 +65,32 @@ def test_a_replica_is_withdrawn_before_it_is_asked_to_stop(on_node) -> None:
     on_node(story)
 
 
-def test_it_gets_no_connection_while_its_hook_runs(on_node) -> None:
+@pytest.mark.parametrize("another", [True, False])
+def test_while_its_hook_runs_it_gets_connections_only_where_nobody_else_would(on_node, another: bool) -> None:
+    async def story(node: Node) -> None:
+        async with node.agent() as supervisor:
+            first, second = web(pre_stop=PreStop(sleep_ms=1500)), [web("web-2")] * another
+            await supervisor.assign(1, [first, *second])
+            await served(node, "web-1", *(a.replica_id for a in second))
+            node.device.calls.clear()
+            await supervisor.assign(2, [replace(first, stopping=True), *second])
+            await asyncio.sleep(1)
+            assert supervisor.phase("web-1") is ReplicaPhase.STOPPING
+            await served(node, "web-2" if another else "web-1")
+            await node.until(lambda: supervisor.reports.get("web-1").gone)
+            calls = [call for call, _ in node.device.calls if call in ("set_serving", "stop_container")]
+            assert (calls[0], calls[-1]) == ("set_serving", "stop_container")
+            await served(node, *(a.replica_id for a in second))
+
+    on_node(story)
+
+
+def test_what_is_evicted_gets_no_connection_while_its_hook_runs(on_node) -> None:
     async def story(node: Node) -> None:
         async with node.agent() as supervisor:
             hook = PreStop(exec=ExecProbe(("drain",)))
-            await supervisor.assign(1, [web(pre_stop=hook)])
-            await served(node, "web-1")
+            await supervisor.assign(1, [web(pre_stop=hook), web("web-2")])
+            await served(node, "web-1", "web-2")
             asked = asyncio.Event()
 
             def check(_check: object) -> bool:
@@ -80,7 +100,7 @@ def test_it_gets_no_connection_while_its_hook_runs(on_node) -> None:
             node.healthy = check
             supervisor.evict("web-1", "Evicted", "")
             await asked.wait()
-            await served(node)
+            await served(node, "web-2")
 
     on_node(story)
 
