@@ -1,8 +1,9 @@
 """Thousands of agents in one process: real TLS, HTTP/2 and session messages, and next to no cost of their own.
 
 For measuring coordinators. An agent has a connection of its own, says hello, sends a heartbeat each interval, obeys at
-once (what is assigned to it is ready, what it shall stop is gone) and counts what it hears. Where it is refused or cut
-off, it says so; it does not come back.
+once (what is assigned to it is ready, what it shall stop is gone) and counts what it hears. It asks for signed
+assignments, as agents do, so that the coordinator's signing is part of what is measured; it checks no signature.
+Where it is refused or cut off, it says so; it does not come back.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import random
 import ssl
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from cloudless.api.v1 import session_pb2, types_pb2
@@ -37,6 +38,10 @@ def _literal(value: bytes, *, name_index: int) -> bytes:
     return bytes([0x40 | name_index, len(value)]) + value
 
 
+def _wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
 class LoadAgent(asyncio.Protocol):
     """Made by `connect`. `connected` becomes true with the Welcome; `lost` says why the session ended."""
 
@@ -47,6 +52,8 @@ class LoadAgent(asyncio.Protocol):
         self.assigned: frozenset[str] = frozenset()
         self.heartbeats = 0
         self.acknowledged = 0
+        self.signed_sets = 0
+        self.renewals = 0
         self.slowest_ack_s = 0.0
         self._authority = authority
         self._device = device
@@ -69,7 +76,7 @@ class LoadAgent(asyncio.Protocol):
         *,
         on_word: Callable[[], None] = lambda: None,
     ) -> LoadAgent:
-        """`on_word` is called when the agent is connected or lost, and when its assignments change."""
+        """`on_word` is called when the agent is connected or lost, and when its assignments change or are renewed."""
         host, _, port = address.rpartition(":")
         context = MutualTls.of(credentials).dialling
         context.set_alpn_protocols(["h2"])
@@ -97,7 +104,9 @@ class LoadAgent(asyncio.Protocol):
             + _literal(b"application/grpc", name_index=31)
             + b"\x40\x02te\x08trailers"
         )
-        hello = session_pb2.Hello(boot_id=f"boot-{self.name}", instance_id="1", wall_clock_ms=int(time.time() * 1000))
+        hello = session_pb2.Hello(
+            boot_id=f"boot-{self.name}", instance_id="1", wall_clock_ms=_wall_clock_ms(), signed_assignments=True
+        )
         hello.device.CopyFrom(self._device)
         self._transport.write(
             _PREFACE
@@ -179,18 +188,25 @@ class LoadAgent(asyncio.Protocol):
                 self.acknowledged += 1
                 if sent_at is not None:
                     self.slowest_ack_s = max(self.slowest_ack_s, time.perf_counter() - sent_at)
-            case "assignments":
-                self._obey(answer.assignments)
+            case "assignments":  # of a coordinator of an earlier version
+                self._obey(answer.assignments.assignments)
+            case "signed_assignments":
+                self.signed_sets += 1
+                listed = session_pb2.AssignmentList.FromString(answer.signed_assignments.assignments)
+                self._obey(listed.assignments)
+            case "lease_renewal":
+                self.renewals += 1
+                self._on_word()
 
-    def _obey(self, wanted: session_pb2.AssignmentSet) -> None:
+    def _obey(self, wanted: Sequence[session_pb2.Assignment]) -> None:
         report = session_pb2.ReplicaReport()
-        for assignment in wanted.assignments:
+        for assignment in wanted:
             status = types_pb2.ReplicaStatus(phase=types_pb2.REPLICA_PHASE_READY, runtime="fake")
             if assignment.stopping:
                 report.replicas.add(replica_id=assignment.replica_id, gone=True)
             elif assignment.replica_id not in self.assigned:
                 report.replicas.add(replica_id=assignment.replica_id, status=status)
-        self.assigned = frozenset(a.replica_id for a in wanted.assignments if not a.stopping)
+        self.assigned = frozenset(a.replica_id for a in wanted if not a.stopping)
         if report.replicas:
             self._report(report)
         self._on_word()
@@ -202,7 +218,7 @@ class LoadAgent(asyncio.Protocol):
 
     def _beat(self) -> None:
         self.heartbeats += 1
-        beat = session_pb2.Heartbeat(sequence=self.heartbeats)
+        beat = session_pb2.Heartbeat(sequence=self.heartbeats, wall_clock_ms=_wall_clock_ms())
         beat.usage.cpu_millis, beat.usage.memory_bytes, beat.usage.rtt_us = 100, 2**28, 900
         beat.usage.battery_percent, beat.usage.power_source = -1, "mains"
         self._sent_at[self.heartbeats] = time.perf_counter()
