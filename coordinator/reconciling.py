@@ -5,14 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 
-from cloudless.clock import Clock
 from cloudless.config import SchedulerConfig
 from cloudless.coordinator.core.reconcile import workload
 from cloudless.coordinator.core.reconcile.dirty import dirty_keys, in_order
-from cloudless.coordinator.core.scheduler.score import Weights
 from cloudless.coordinator.core.state import State, WorkloadKey
 from cloudless.coordinator.loops import ReconcileLoop
 from cloudless.coordinator.store import Store
+from cloudless.coordinator.weighing import weights_of
 from cloudless.core.model import NodeUsage
 
 
@@ -21,17 +20,10 @@ def workload_loop(
     *,
     usages: Callable[[], Mapping[str, NodeUsage]],
     scheduler: SchedulerConfig,
-    clock: Clock,
     rng: random.Random,
 ) -> ReconcileLoop[State, WorkloadKey]:
     """Keeps every workload as its spec wants it. `usages` gives what nodes use now, by id."""
-    weights = Weights(
-        locality=scheduler.weight_locality,
-        reliability=scheduler.weight_reliability,
-        cost=scheduler.weight_cost,
-        utilization=scheduler.weight_utilization,
-        network=scheduler.weight_network,
-    )
+    weights = weights_of(scheduler)
 
     def reconcile(state: State, key: WorkloadKey, now_ms: int, seed: int) -> workload.Plan:
         namespace, name = key
@@ -43,7 +35,6 @@ def workload_loop(
         dirty=lambda batch: in_order(dirty_keys(batch.changes, batch.state), batch.state),
         all_keys=lambda state: in_order(state.workloads, state),
         reconcile=reconcile,
-        clock=clock,
         rng=rng,
         actor="system/reconciler",
     )

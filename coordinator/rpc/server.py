@@ -40,6 +40,7 @@ from cloudless.coordinator.rpc.services.events import Events
 from cloudless.coordinator.rpc.services.images import Images
 from cloudless.coordinator.rpc.services.members import Members
 from cloudless.coordinator.rpc.services.nodes import Nodes
+from cloudless.coordinator.rpc.services.planning import Planning
 from cloudless.coordinator.rpc.services.sessions import Sessions
 from cloudless.coordinator.rpc.services.tokens import Tokens
 from cloudless.coordinator.rpc.services.users import Users
@@ -175,6 +176,7 @@ class RpcServer:
         control.add_TokenServiceServicer_to_server(Tokens(backend), server)
         control.add_NodeServiceServicer_to_server(Nodes(backend), server)
         control.add_WorkloadServiceServicer_to_server(WorkloadService(backend), server)
+        control.add_PlanningServiceServicer_to_server(Planning(backend), server)
         control.add_ImageServiceServicer_to_server(Images(backend), server)
         control.add_UserServiceServicer_to_server(Users(backend), server)
         control.add_EventServiceServicer_to_server(Events(backend), server)

@@ -157,7 +157,7 @@ def _simple(name: str, action: str, help: str) -> Command:
 
 @command("undo")
 @_names
-@click.option("--to-revision", type=click.IntRange(1), default=0, metavar="GENERATION",
+@click.option("--to-revision", type=click.IntRange(0), default=0, metavar="GENERATION",
               help="What to go back to; the last one that was complete by default.")  # fmt: skip
 @click.option("--wait", is_flag=True, help="Block until every replica is ready.")
 @options.timeout("5m")

@@ -66,7 +66,7 @@ class Workloads:
         return self._showing(control_pb2.UpdateWorkloadResponse(), metadata.namespace, metadata.name)
 
     async def ApplyWorkloads(self, request: Any, context: Any) -> Any:
-        puts = _batch(request)
+        puts = puts_of(request)
         if request.dry_run:
             outcomes = _dry_run(self._backend, puts)
         else:
@@ -194,7 +194,7 @@ def _spec(data: bytes) -> tuple[WorkloadSpec, tuple[Violation, ...]]:
 _spec_kept = lru_cache(_KEPT_SPECS)(_spec)
 
 
-def _batch(request: Any) -> list[PutWorkload]:
+def puts_of(request: Any) -> list[PutWorkload]:
     """Every workload of a batch; one that is not well formed refuses them all, before anything is proposed."""
     if len(request.workloads) > BATCH_MAX:
         raise InvalidArgument(
