@@ -21,7 +21,6 @@ import structlog
 from opentelemetry import trace
 from prometheus_client import Counter, Gauge, Histogram
 
-from cloudless.clock import Clock
 from cloudless.coordinator.store import Batch, Snapshot, Store
 from cloudless.errors import CloudlessError, Compacted, Unavailable, WatchLagged
 from cloudless.observe import tracing
@@ -74,12 +73,13 @@ class Plan(Protocol):
 
     @property
     def wake_at_ms(self) -> int | None:
-        """Wall clock at which to look again although nothing changed; None: not needed."""
+        """The fabric's time at which to look again although nothing changed; None: not needed."""
         ...
 
 
 Reconcile = Callable[[S, K, int, int], Plan]
-"""(state, key, now_ms, seed) -> plan. Pure; an exception is a bug, and is retried with backoff."""
+"""(state, key, now_ms, seed) -> plan. Pure; an exception is a bug, and is retried with backoff. `now_ms` is the time of
+the fabric (`Store.now_ms`)."""
 
 
 class ReconcileLoop(Generic[S, K]):
@@ -93,7 +93,6 @@ class ReconcileLoop(Generic[S, K]):
         dirty: Callable[[Batch[S]], Iterable[K]],
         all_keys: Callable[[S], Iterable[K]],
         reconcile: Reconcile[S, K],
-        clock: Clock,
         rng: random.Random,
         actor: str,
         concurrency: int = CONCURRENCY,
@@ -107,7 +106,6 @@ class ReconcileLoop(Generic[S, K]):
         self._dirty_of = dirty
         self._all_keys = all_keys
         self._reconcile = reconcile
-        self._clock = clock
         self._rng = rng
         self._actor = actor
         self._concurrency = concurrency
@@ -270,7 +268,7 @@ class _Term(Generic[S, K]):
         began = owner._seconds()
         with tracing.span(tracer, "reconcile") as span:
             try:
-                plan = owner._reconcile(snapshot.state, key, owner._clock.now_ms(), owner._rng.getrandbits(63))
+                plan = owner._reconcile(snapshot.state, key, owner._store.now_ms(), owner._rng.getrandbits(63))
             except Exception as error:
                 log.error("reconcile.failed", loop=owner._name, key=str(key), index=snapshot.index, exc_info=error)
                 span.record_exception(error)
@@ -356,7 +354,7 @@ class _Term(Generic[S, K]):
 
     def _wake_at(self, key: K, at_ms: int | None) -> None:
         if at_ms is not None:
-            delay_ms = at_ms - self._owner._clock.now_ms()
+            delay_ms = at_ms - self._owner._store.now_ms()
             self._mark_later(key, min(max(delay_ms, WAKE_MS_MIN), WAKE_MS_MAX))
 
 

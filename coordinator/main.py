@@ -215,7 +215,6 @@ class Coordinator:
             store,
             usages=self.hub.usages,
             scheduler=config.scheduler,
-            clock=clock,
             rng=random.Random(self._random.getrandbits(256)),  # noqa: S311
         )
         stack.push_async_callback(reconciler.stop)

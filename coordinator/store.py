@@ -13,10 +13,11 @@ belong to the event loop.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic
@@ -27,6 +28,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from cloudless.clock import Clock
 from cloudless.config import StoreConfig
+from cloudless.coordinator.core.fabric_time import FabricTime, is_leaders
 from cloudless.coordinator.core.outcome import ApplyResult
 from cloudless.coordinator.engine import (
     Committed,
@@ -46,6 +48,7 @@ from cloudless.coordinator.wal.machine import Machine, S
 from cloudless.coordinator.wal.record import LogEntry
 from cloudless.coordinator.wal.single import open_single
 from cloudless.coordinator.wal.snapshots import StoredSnapshot
+from cloudless.core.model import Event
 from cloudless.core.quick import quick_frozen
 from cloudless.errors import (
     CloudlessError,
@@ -79,6 +82,7 @@ PROPOSE_TIMEOUT_S = 10.0
 _BACKOFF_S, _BACKOFF_S_MAX = 0.01, 0.2
 _HAND_OVER_S = 2.0  # then it is left to the engine's own end
 _ENGINES = ("raft", "single", "etcd")
+_EVENTS_FOR_TIME = 1000  # of a snapshot, that are looked at for one of a leader
 _THREADS = 4  # the log; a snapshot written beside it; one that is received; one that is sent
 
 
@@ -118,6 +122,7 @@ class Store(Generic[S]):
         self._snapshot_task: asyncio.Task[None] | None = None
         self._installing = 0
         self._feed: Feed[S] = Feed(0)
+        self._time = FabricTime()
         self._failure: CloudlessError | None = None
         self._failed: asyncio.Event = asyncio.Event()
         self._closing = False
@@ -230,6 +235,19 @@ class Store(Generic[S]):
         """
         return self._feed.watch(self._snapshot.index if from_index is None else from_index)
 
+    def now_ms(self) -> int:
+        """The fabric's time (`core.fabric_time`): what deadlines of the state are compared with, and what proposals are
+        stamped with. Near the wall clock, and the same for one leader as for the one before."""
+        return self._time.now_ms(wall_ms=self._clock.now_ms(), monotonic_ms=self._clock.monotonic_ms())
+
+    def _learn_time(self, events: Iterable[Event], *, following: bool) -> None:
+        """From the first of these events that is a leader's, if there is one."""
+        for event in events:
+            if is_leaders(event):
+                wall_ms, monotonic_ms = self._clock.now_ms(), self._clock.monotonic_ms()
+                self._time.heard(event.time_ms, wall_ms=wall_ms, monotonic_ms=monotonic_ms, following=following)
+                return
+
     # Writing
 
     async def propose(
@@ -244,7 +262,7 @@ class Store(Generic[S]):
         """Proposes a command; durable and applied here when this returns.
 
         `actor` is who asked (`user/alice`, `node/n1`, `system/reconciler`); `request_id` makes a repeat harmless:
-        it gets the first answer; without one, a random one is made. `now_ms` is the wall clock unless given. `term`
+        it gets the first answer; without one, a random one is made. `now_ms` is the fabric's time unless given. `term`
         is for the leader's own work, planned while it led in this term: see `Engine.propose`.
 
         While there is no leader, or when the outcome is unknown, it is repeated with the same request id, for
@@ -262,7 +280,7 @@ class Store(Generic[S]):
                     state=self._snapshot.state,
                     actor=actor,
                     request_id=request_id or self._new_request_id(),
-                    issued_at_ms=self._clock.now_ms() if now_ms is None else now_ms,
+                    issued_at_ms=self.now_ms() if now_ms is None else now_ms,
                 )
             except ValueError as error:
                 raise InvalidArgument(f"{type(command).__name__}: {error}", reason="BadCommand") from None
@@ -354,6 +372,10 @@ class Store(Generic[S]):
             self._snapshot = Snapshot(applied.state, entry.index, entry.term)
             APPLY_SECONDS.observe(self._seconds() - began)
             self._feed.add(entry.index, applied)
+            if applied.events:
+                # Its own entries are of its own time; what is applied while the store opens was written long ago.
+                following = self._engine is not None and not self._engine.leading
+                self._learn_time(applied.events, following=following)
             result = applied.result
         if entry.index >= self._snapshot_due:
             self._snapshot_when_due()
@@ -384,6 +406,8 @@ class Store(Generic[S]):
         self._snapshot_index = snapshot.index
         self._snapshot_due = snapshot.index + self._config.snapshot_entries
         self._feed.replace(snapshot.index)
+        newest = itertools.islice(self._machine.events(snapshot.state), _EVENTS_FOR_TIME)
+        self._learn_time(newest, following=False)
 
     # Life
 

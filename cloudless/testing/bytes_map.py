@@ -72,3 +72,6 @@ class BytesMap:
 
     def state_hash(self, state: Any) -> str:
         return hashlib.sha256(self.encode(state, index=0, term=0)).hexdigest()
+
+    def events(self, state: Any) -> tuple[Event, ...]:
+        return ()

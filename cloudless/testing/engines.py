@@ -198,7 +198,11 @@ class Cluster:
         self.acknowledged: dict[str, tuple[str, int, int]] = {}  # request id -> name, value, revision
         self.errors: list[dict[str, Any]] = []
         self._backend = backend
-        self._clock: Clock = simloop.SimClock(loop) if isinstance(loop, simloop.SimLoop) else SystemClock()
+        self.clocks: dict[str, Clock] = {
+            member: simloop.SimClock(loop) if isinstance(loop, simloop.SimLoop) else SystemClock()
+            for member in self.members
+        }
+        self.machine: Callable[[], LedgerMachine] = LedgerMachine
         self._lives: dict[str, _Life] = {}
         self._numbers = itertools.count(1)
         self._formed = False
@@ -227,8 +231,8 @@ class Cluster:
         config = StoreConfig(**{k: v for k, v in self._settings.items() if k != "propose_timeout_s"})
         store = await Store.open(
             Path("/data"),
-            machine=LedgerMachine(),
-            clock=self._clock,
+            machine=self.machine(),
+            clock=self.clocks[member],
             config=self._backend.config(replace(config, engine=self.kind.name.partition("-")[0])),
             member=member,
             filesystem=cast(Filesystem, mount),

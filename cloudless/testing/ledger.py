@@ -80,3 +80,6 @@ class LedgerMachine:
 
     def state_hash(self, state: Ledger) -> str:
         return hashlib.sha256(self.encode(state, index=0, term=0)).hexdigest()
+
+    def events(self, state: Ledger) -> tuple[Event, ...]:
+        return ()

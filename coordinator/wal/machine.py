@@ -5,6 +5,7 @@ The log, recovery and the store are written against `Machine` and know nothing o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol, TypeVar
 
 from cloudless.coordinator.core import commands, machine, snapshot, versions
@@ -50,6 +51,10 @@ class Machine(Protocol[S]):
         ...
 
     def state_hash(self, state: S) -> str: ...
+
+    def events(self, state: S) -> Iterable[Event]:
+        """The events that a state remembers, the newest first."""
+        ...
 
 
 class FabricMachine:
@@ -98,6 +103,9 @@ class FabricMachine:
 
     def state_hash(self, state: State) -> str:
         return snapshot.state_hash(state)
+
+    def events(self, state: State) -> Iterable[Event]:
+        return state.events.newest_first()
 
     def _check_understood(self, state: State) -> None:
         """Whoever proposes a newer command has seen every coordinator say that it understands it. So what they say

@@ -103,7 +103,7 @@ class SimCoordinator(Host):
         )
         self.store, self.hub = store, hub
         await hub.start()
-        reconciler = workload_loop(store, usages=hub.usages, scheduler=SchedulerConfig(), clock=self.clock, rng=rng)
+        reconciler = workload_loop(store, usages=hub.usages, scheduler=SchedulerConfig(), rng=rng)
         reconciler.start()
         self._reconciler = reconciler
 

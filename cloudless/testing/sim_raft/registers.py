@@ -88,3 +88,6 @@ class RegisterMachine:
 
     def state_hash(self, state: Registers) -> str:
         return f"{zlib.crc32(self.encode(state, index=0, term=0)):08x}"
+
+    def events(self, state: Registers) -> tuple[Event, ...]:
+        return ()
