@@ -1,4 +1,4 @@
-"""From a wish to a committed placement: the reconcile loop, the scheduler and the log of one coordinator on a real disk.
+"""From a wish to a committed placement: reconcile loop, scheduler and log of one coordinator, on a real disk.
 
 A decision: one more replica is asked for (that write's own commit does not count), and the time runs until the plan
 that places it is committed and applied. Beside it: the same write alone, which is what the log costs, and a batch of
