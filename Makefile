@@ -38,7 +38,7 @@ soak: setup-dev ## Simulation over many seeds: 20,000 of the replicated log, 2,0
 	@$(PY) -m cloudless.testing.sim_raft --jobs 2 --seeds 20000
 	@$(PY) -m cloudless.testing.sim --seeds 2000
 
-chaos: setup-dev ## Real processes, kill -9, full disks, broken logs
+chaos: setup-dev ## Real processes and containers: kill -9, full disks, broken logs, devices without power, cable or a third of their packets
 	@CHAOS_ROUNDS=50 $(PY) -m pytest test/chaos -q --timeout 1200
 
 bench: setup-dev ## Figures beside a peer or the raw limit, as ratios [ONLY=name]; JSON under build/bench
