@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from cloudless.coordinator.core import amounts
+from cloudless.coordinator.core import amounts, port_sharing
 from cloudless.coordinator.core.scheduler import facets, filters, score, topology
 from cloudless.coordinator.core.scheduler.company import Term, company
 from cloudless.coordinator.core.scheduler.explain import obstacles
@@ -18,6 +18,7 @@ from cloudless.coordinator.core.scheduler.plan import CANDIDATES_SHOWN
 from cloudless.coordinator.core.scheduler.relations import required_about_others, selects
 from cloudless.coordinator.core.scheduler.score import Weights
 from cloudless.coordinator.core.state import State, WorkloadKey
+from cloudless.coordinator.core.versions import schema_of_all
 from cloudless.core.model import (
     CandidateScore,
     FilterRejection,
@@ -84,6 +85,8 @@ class PlainBoard:
         self._now_ms = now_ms
         self._fragment = amounts.fragment_of(record.spec)
         self._ports = amounts.host_ports_of(record.spec)
+        self._all_know = schema_of_all(state) >= port_sharing.SCHEMA
+        me = (record.metadata.namespace, record.metadata.name)
         around = company(state, record, Looked(state), ignoring=ignoring)
         self._failed_on = around.failed_on
         self._candidates = [
@@ -91,7 +94,7 @@ class PlainBoard:
                 state.nodes[i],
                 usage.get(i),
                 state.reserved.get(i, amounts.NOTHING),
-                state.host_ports_on(i),
+                state.host_ports_on(i, sharing=me if self._shares(state.nodes[i]) else None),
                 around.own[i],
             )
             for i in sorted(state.nodes)
@@ -140,6 +143,9 @@ class PlainBoard:
         self._take(chosen)
         summary = f"placed on {node_id}, as on each matching node"
         return PlacementDecision(node_id, (shown,), (), 1, self._now_ms, summary)
+
+    def _shares(self, node: Node) -> bool:
+        return self._all_know and port_sharing.may_share(self._spec) and port_sharing.can_share(node)
 
     def _by_place(self, state: State, term: Term) -> Counter[str]:
         counts: Counter[str] = Counter()
@@ -208,7 +214,8 @@ class PlainBoard:
 
     def _take(self, chosen: Candidate) -> None:
         chosen.used = amounts.plus(chosen.used, self._fragment)
-        chosen.ports |= self._ports
+        if not self._shares(chosen.node):
+            chosen.ports |= self._ports
         chosen.own += 1
         for term, counts in self._terms:
             if term.own:

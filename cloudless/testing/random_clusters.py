@@ -6,10 +6,12 @@ from __future__ import annotations
 import random
 
 from cloudless.coordinator.core import amounts
+from cloudless.coordinator.core.port_sharing import FEATURE
 from cloudless.coordinator.core.state import State
 from cloudless.core.model import (
     DeviceClass,
     DeviceInfo,
+    Feature,
     Node,
     NodePresence,
     NodeReliability,
@@ -100,6 +102,7 @@ def node(rng: random.Random, name: str) -> Node:
             metered=rng.random() < 0.3,
             power_source=rng.choice(["mains", "battery", ""]),
             runtimes=tuple(RuntimeInfo(name, "", rng.random() < 0.8) for name in ("containerd", "process")),
+            features=(Feature(FEATURE, rng.random() < 0.8),) if rng.random() < 0.5 else (),
             owner=owner,
         ),
     )

@@ -13,7 +13,8 @@ from cloudless.coordinator.core.apply_rollouts import record_progress, roll_back
 from cloudless.coordinator.core.apply_runs import expire, may_place, take_runs
 from cloudless.coordinator.core.commands import ApplyPlan, PlannedReplica
 from cloudless.coordinator.core.outcome import ApplyResult
-from cloudless.coordinator.core.state import spec_of_generation
+from cloudless.coordinator.core.port_sharing import can_share, may_share
+from cloudless.coordinator.core.state import WorkloadKey, spec_of_generation
 from cloudless.coordinator.core.transition import Transition
 from cloudless.core.labels import is_dns_label
 from cloudless.core.model import (
@@ -90,7 +91,9 @@ def _place(t: Transition, record: WorkloadRecord, planned: PlannedReplica, spec:
     fragment = amounts.fragment_of(spec)
     decision = planned.placement
     if decision.node_id:
-        obstacle = _obstacle(t, spec, decision.node_id, fragment)
+        key = (record.metadata.namespace, record.metadata.name)
+        sharing = key if planned.shares_host_ports and may_share(spec) else None
+        obstacle = _obstacle(t, spec, decision.node_id, fragment, sharing)
         if obstacle is not None:
             decision = replace(
                 decision,
@@ -122,8 +125,12 @@ def _is_pending_one_of(replica: Replica, record: WorkloadRecord) -> bool:
     )
 
 
-def _obstacle(t: Transition, spec: WorkloadSpec, node_id: str, fragment: ResourceAmounts) -> FilterRejection | None:
-    """Why the node cannot take a replica now; None when it can."""
+def _obstacle(
+    t: Transition, spec: WorkloadSpec, node_id: str, fragment: ResourceAmounts, sharing: WorkloadKey | None
+) -> FilterRejection | None:
+    """Why the node cannot take a replica now; None when it can. `sharing`: the workload whose host ports are free for
+    it where the node can share them. Only the entry says so: software that knows nothing of it applies entries that do
+    not say it, and must do the same with them."""
     node = t.state.nodes.get(node_id)
     found = _node_obstacle(node)
     if found is None and node is not None:
@@ -132,7 +139,7 @@ def _obstacle(t: Transition, spec: WorkloadSpec, node_id: str, fragment: Resourc
         if over:
             found = over[0].partition("_")[0], f"insufficient {', '.join(name.partition('_')[0] for name in over)}"
         elif wanted := amounts.host_ports_of(spec):
-            taken = sorted(wanted & t.state.host_ports_on(node_id))
+            taken = sorted(wanted & t.state.host_ports_on(node_id, sharing=sharing if can_share(node) else None))
             if taken:
                 found = "host_ports", f"host port {taken[0][0]}/{taken[0][1]} is taken"
     return None if found is None else FilterRejection(found[0], found[1], (node_id,), 1)

@@ -154,6 +154,7 @@ class PlannedReplica:
     placement: PlacementDecision = PlacementDecision()
     attempt: int = 0
     run: int = 0
+    shares_host_ports: bool = False  # with others of its workload, on a node that can
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,7 +384,12 @@ def _tells_more(report: ReportNode) -> bool:
 
 
 def _decides_more(plan: ApplyPlan) -> bool:
-    return bool(plan.scheduled_until_ms or plan.roll_back or plan.expired or any(r.run for r in plan.replicas))
+    return bool(
+        plan.scheduled_until_ms
+        or plan.roll_back
+        or plan.expired
+        or any(r.run or r.shares_host_ports for r in plan.replicas)
+    )
 
 
 @quick_frozen

@@ -15,6 +15,7 @@ from immutables import Map
 from cloudless.coordinator.core import amounts
 from cloudless.coordinator.core.bounded import BoundedLog
 from cloudless.coordinator.core.outcome import RememberedResult
+from cloudless.coordinator.core.port_sharing import may_share
 from cloudless.coordinator.core.runs import is_result
 from cloudless.core.model import (
     Coordinator,
@@ -146,13 +147,16 @@ class State:
         record = self.workloads.get((replica.namespace, replica.workload))
         return None if record is None else spec_of_generation(record, replica.generation)
 
-    def host_ports_on(self, node_id: str) -> set[tuple[int, str]]:
-        """The host ports of a node that replicas hold, as (port, protocol); stopping replicas still hold theirs."""
+    def host_ports_on(self, node_id: str, *, sharing: WorkloadKey | None = None) -> set[tuple[int, str]]:
+        """The host ports of a node that replicas hold, as (port, protocol); stopping replicas still hold theirs.
+        Without those that the replicas of the workload `sharing` hold and may share."""
         taken: set[tuple[int, str]] = set()
         for replica_id in self.replicas_by_node.get(node_id, ()):
             replica = self.replicas[replica_id]
             spec = self.spec_of(replica)
-            if spec is not None and replica.status.phase is not ReplicaPhase.LOST and not is_result(replica):
+            if spec is None or replica.status.phase is ReplicaPhase.LOST or is_result(replica):
+                continue
+            if (replica.namespace, replica.workload) != sharing or not may_share(spec):
                 taken |= amounts.host_ports_of(spec)
         return taken
 
@@ -311,21 +315,20 @@ class State:
         assert len(order) <= RESULTS_MAX, f"{len(order)} results"
 
     def _validate_replica(self, replica: Replica) -> None:
-        story = f"{replica}"
         record = self.workloads.get((replica.namespace, replica.workload))
-        assert record is not None, f"no workload: {story}"
-        assert spec_of_generation(record, replica.generation) is not None, f"generation is not kept: {story}"
-        assert not record.deleting or replica.stopping, f"workload is deleting, replica is not stopping: {story}"
+        assert record is not None, f"no workload: {replica}"
+        assert spec_of_generation(record, replica.generation) is not None, f"generation is not kept: {replica}"
+        assert not record.deleting or replica.stopping, f"workload is deleting, replica is not stopping: {replica}"
         if replica.node_id:
-            assert replica.node_id in self.nodes, f"no such node: {story}"
-            assert replica.status.phase is not ReplicaPhase.PENDING, f"placed, yet pending: {story}"
+            assert replica.node_id in self.nodes, f"no such node: {replica}"
+            assert replica.status.phase is not ReplicaPhase.PENDING, f"placed, yet pending: {replica}"
         else:
-            assert replica.status.phase is ReplicaPhase.PENDING, f"placed nowhere, yet not pending: {story}"
-            assert not replica.stopping, f"placed nowhere and stopping: {story}"
-            assert replica.fragment == amounts.NOTHING, f"placed nowhere, yet reserves: {story}"
+            assert replica.status.phase is ReplicaPhase.PENDING, f"placed nowhere, yet not pending: {replica}"
+            assert not replica.stopping, f"placed nowhere and stopping: {replica}"
+            assert replica.fragment == amounts.NOTHING, f"placed nowhere, yet reserves: {replica}"
         if replica.status.phase is ReplicaPhase.LOST:
-            assert replica.stopping, f"lost and not stopping: {story}"
-            assert replica.fragment == amounts.NOTHING, f"lost and still reserving: {story}"
+            assert replica.stopping, f"lost and not stopping: {replica}"
+            assert replica.fragment == amounts.NOTHING, f"lost and still reserving: {replica}"
 
 
 def spec_of_generation(record: WorkloadRecord, generation: int) -> WorkloadSpec | None:

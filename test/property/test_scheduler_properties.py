@@ -12,6 +12,7 @@ from cloudless.coordinator.core.state import State
 from cloudless.core.model import (
     DeviceClass,
     DeviceInfo,
+    Feature,
     Node,
     NodeState,
     NodeUsage,
@@ -78,6 +79,9 @@ def nodes(draw, number):
             metered=draw(st.booleans()),
             power_source=draw(st.sampled_from(["mains", "battery", "unknown"])),
             runtimes=runtimes,
+            features=draw(
+                st.sampled_from([(), (Feature("containerd.shared-host-ports", available=True),)])
+            ),
         ),
     )  # fmt: skip
 
@@ -160,22 +164,46 @@ def may_run(state, record, node):
         return False
     here = [r for r in state.replicas.values() if r.node_id == node.id]
     ports = amounts.host_ports_of(spec)
-    if any(ports & amounts.host_ports_of(state.spec_of(r)) for r in here):
+    if any(ports & amounts.host_ports_of(state.spec_of(r)) and not may_share(state, record, r, node) for r in here):
+        return False
+    if kept_out(state, record, node):
         return False
     return all(not conflicts(state, record, term, node) for term in placement.anti_affinity if term.required)
+
+
+def kept_out(state, record, node):
+    """Whether a replica of another workload that must be apart from this one is in the same place."""
+    return any(
+        place_of(state.nodes[r.node_id], term) == place_of(node, term)
+        for r in state.replicas.values()
+        if r.workload != record.metadata.name and r.node_id
+        for term in state.spec_of(r).placement.anti_affinity
+        if term.required and term.workload == record.metadata.name
+    )
+
+
+def may_share(state, record, replica, node):
+    """Whether one more replica may have the host ports of this one."""
+    own = (replica.namespace, replica.workload) == (record.metadata.namespace, record.metadata.name)
+    images = not any(c.process for spec in (record.spec, state.spec_of(replica)) for c in spec.containers)
+    able = any(f.name == "containerd.shared-host-ports" and f.available for f in node.device.features)
+    return own and images and able
+
+
+def place_of(node, term):
+    return {
+        "node": node.id,
+        "zone": (node.region, node.zone),
+        "region": node.region,
+        "rack": node.labels.get("rack", ""),
+    }[term.topology_key]
 
 
 def conflicts(state, record, term, node):
     own = term.workload in ("", record.metadata.name)
     target = term.workload or record.metadata.name
-
-    def place_of(n):
-        return {"node": n.id, "zone": (n.region, n.zone), "region": n.region, "rack": n.labels.get("rack", "")}[
-            term.topology_key
-        ]
-
     return any(
-        place_of(state.nodes[r.node_id]) == place_of(node)
+        place_of(state.nodes[r.node_id], term) == place_of(node, term)
         for r in state.replicas.values()
         if r.workload == target and r.node_id and not (own and r.stopping)
     )

@@ -9,6 +9,7 @@ from cloudless.coordinator.core import lifecycle
 from cloudless.coordinator.core.assignments import assignments_for
 from cloudless.core.model import (
     ContainerStatus,
+    Feature,
     NodeState,
     PlacementDecision,
     ReplicaPhase,
@@ -99,6 +100,62 @@ def test_a_host_port_is_given_once_and_until_its_holder_is_gone(fabric):
     report(fabric, "a", "p-1", gone=True)
     fabric.apply(plan(planned("p-2", "a"), workload="p"))
     assert fabric.state.replicas["p-2"].node_id == "a"
+
+
+def with_port(*, process=(), replicas=2):
+    spec = service(replicas=replicas)
+    container = dataclasses.replace(spec.containers[0], ports=(ContainerPort("http", 80, Protocol.TCP, 8080),))
+    if process:
+        container = dataclasses.replace(container, image="", process=process)
+    return dataclasses.replace(spec, containers=(container,))
+
+
+def sharing(*replicas):
+    return [dataclasses.replace(replica, shares_host_ports=True) for replica in replicas]
+
+
+def places(fabric, workload, **rest):
+    """Which of two replicas of a plan for node a get there."""
+    names = [f"{workload}-1", f"{workload}-2"]
+    both = [planned(name, "a", **rest) for name in names]
+    fabric.apply(plan(*sharing(*both), workload=workload))
+    return [name for name in names if fabric.state.replicas[name].node_id]
+
+
+ABLE = Feature("containerd.shared-host-ports", available=True)
+
+
+@pytest.mark.parametrize(
+    ("feature", "spec", "placed"),
+    [
+        (ABLE, with_port(), ["p-1", "p-2"]),
+        (dataclasses.replace(ABLE, available=False), with_port(), ["p-1"]),
+        (Feature("containerd.other", available=True), with_port(), ["p-1"]),
+        (ABLE, with_port(process=("/bin/serve",)), ["p-1"]),
+    ],
+    ids=["able", "not able", "of something else", "processes"],
+)
+def test_replicas_of_one_workload_share_a_host_port_where_entry_and_node_say_so(feature, spec, placed):
+    fabric = Fabric()
+    fabric.join("a", info=dataclasses.replace(device(), features=(feature,)))
+    fabric.put("p", spec)
+    assert places(fabric, "p") == placed
+
+
+def test_replicas_of_two_workloads_or_of_older_entries_never_share_a_host_port():
+    fabric = Fabric()
+    fabric.join("a", info=dataclasses.replace(device(), features=(ABLE,)))
+    for name in ("p", "q"):
+        fabric.put(name, with_port())
+    entry = plan(planned("p-1", "a"), planned("p-2", "a"), workload="p")
+    assert c.schema_of(entry) == 1
+    assert c.schema_of(dataclasses.replace(entry, replicas=tuple(sharing(*entry.replicas)))) == 3
+    fabric.apply(entry)
+    assert [fabric.state.replicas[f"p-{n}"].node_id for n in (1, 2)] == ["a", ""]
+    assert places(fabric, "q") == []
+    assert fabric.state.replicas["q-1"].placement.rejections[0].reason == "host port 8080/TCP is taken"
+    assert fabric.state.host_ports_on("a", sharing=(NAMESPACE, "q")) == {(8080, "TCP")}
+    assert fabric.state.host_ports_on("a", sharing=(NAMESPACE, "p")) == set()
 
 
 def test_a_plan_for_another_generation_places_nothing(fabric):

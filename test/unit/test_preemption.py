@@ -8,7 +8,7 @@ from cloudless.coordinator.core import amounts
 from cloudless.coordinator.core import commands as c
 from cloudless.coordinator.core.scheduler import Weights, place
 from cloudless.coordinator.core.scheduler.preemption import Preemption, room_to_come, victims
-from cloudless.core.model import WorkloadRecord, WorkloadRevision
+from cloudless.core.model import Feature, WorkloadRecord, WorkloadRevision
 from cloudless.core.spec import ContainerPort, Metadata, Placement, Protocol, Rollout
 from cloudless.testing.fabric_model import NAMESPACE, START_MS, Fabric, device, service
 
@@ -129,6 +129,19 @@ def test_a_host_port_is_made_free():
     fabric.put("proxy", with_port(10))
     fabric.settle()
     assert named(fabric, search(fabric, with_port(50))) == ("a", ["proxy"])
+
+
+def test_host_ports_of_the_own_workload_are_nobodys_loss_where_they_can_be_shared():
+    fabric = Fabric()
+    able = Feature("containerd.shared-host-ports", available=True)
+    fabric.join("a", info=dataclasses.replace(device(cpu_millis=1000), features=(able,)))
+    port = (ContainerPort("http", 80, Protocol.TCP, 8080),)
+    spec = prioritised(50, cpu_millis=300, replicas=2)
+    spec = dataclasses.replace(spec, containers=(dataclasses.replace(spec.containers[0], ports=port),))
+    fabric.put("web", dataclasses.replace(spec, replicas=1))
+    fabric.put("idle", prioritised(0, cpu_millis=600))
+    fabric.settle()
+    assert named(fabric, search(fabric, spec)) == ("a", ["idle"])
 
 
 def test_what_is_stopped_is_enough(full):

@@ -9,9 +9,12 @@ from cloudless.coordinator.core.scheduler import Weights, place
 from cloudless.coordinator.core.scheduler.explain import NODE_IDS_STORED, compact
 from cloudless.coordinator.core.scheduler.filters import tolerates
 from cloudless.core.model import (
+    Coordinator,
+    Feature,
     FilterRejection,
     NodeState,
     PlacementDecision,
+    ReplicaPhase,
     RuntimeInfo,
     Taint,
     WorkloadRecord,
@@ -23,6 +26,8 @@ from cloudless.core.spec import (
     Metadata,
     Placement,
     Protocol,
+    Rollout,
+    RolloutStrategy,
     SecurityContext,
     SecurityProfile,
     TaintEffect,
@@ -186,6 +191,61 @@ def test_every_obstacle_of_every_node_is_explained():
 
 def test_without_nodes():
     assert only(Fabric(), service()).summary == "no node fits: there are no nodes"
+
+
+def sharing_device(**changes):
+    return dataclasses.replace(device(**changes), features=(Feature("containerd.shared-host-ports", available=True),))
+
+
+def test_host_ports_are_shared_by_the_replicas_of_a_workload_where_nodes_can():
+    fabric = Fabric()
+    fabric.join("a", info=sharing_device())
+    fabric.join("b")
+    port = (ContainerPort("http", 80, Protocol.TCP, 8080),)
+    shared = with_container(dataclasses.replace(service(), replicas=3), ports=port)
+    fabric.put("web", shared)
+    fabric.settle()
+    assert sorted(r.node_id for r in fabric.state.replicas.values()) == ["a", "a", "b"]
+    assert [d.node_id for d in decide(fabric, shared, 2)] == ["a", "a"]
+    (other,) = decide(fabric, shared, 1, "other")
+    assert [(r.filter, r.reason) for r in other.rejections] == [("host_ports", "host port 8080/TCP is taken")]
+    process = with_container(PROCESS, ports=port)
+    assert [d.node_id for d in decide(fabric, process, 1, "web2")] == [""]
+
+
+def test_host_ports_are_not_shared_while_a_coordinator_would_not_understand_it():
+    fabric = Fabric()
+    fabric.join("a", info=sharing_device())
+    shared = with_container(ports=(ContainerPort("http", 80, Protocol.TCP, 8080),))
+    fabric.state = fabric.state.with_coordinator(Coordinator("c1", schema=2))
+    assert [d.node_id for d in decide(fabric, shared, 2)] == ["a", ""]
+    fabric.state = fabric.state.with_coordinator(Coordinator("c1", schema=3))
+    assert [d.node_id for d in decide(fabric, shared, 2)] == ["a", "a"]
+
+
+def test_host_ports_of_processes_are_for_one_alone_even_where_nodes_can_share():
+    fabric = Fabric()
+    fabric.join("a", info=sharing_device())
+    process = with_container(PROCESS, ports=(ContainerPort("http", 80, Protocol.TCP, 8080),))
+    assert [d.node_id for d in decide(fabric, process, 2)] == ["a", ""]
+
+
+def test_a_rolling_update_behind_a_host_port_on_the_only_node():
+    fabric = Fabric()
+    fabric.join("a", info=sharing_device())
+    port = (ContainerPort("http", 80, Protocol.TCP, 8080),)
+    spec = with_container(dataclasses.replace(service(), replicas=1), ports=port)
+    rolling = Rollout(RolloutStrategy.ROLLING_UPDATE, max_surge=1, max_unavailable=0)
+    spec = dataclasses.replace(spec, rollout=rolling)
+    fabric.put("web", spec)
+    fabric.settle()
+    ready = []
+    fabric.observers.append(lambda applied: ready.append(len(fabric.ready("web"))))
+    fabric.put("web", with_container(spec, image="web:2"))
+    fabric.settle()
+    (replica,) = fabric.state.replicas.values()
+    assert (replica.generation, replica.status.phase) == (2, ReplicaPhase.READY)
+    assert min(ready) >= 1
 
 
 def test_host_ports_are_taken_one_after_another():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from cloudless.coordinator.core import versions
+from cloudless.coordinator.core import port_sharing, versions
 from cloudless.coordinator.core.commands import ApplyPlan, PlannedReplica, PlannedStop
 from cloudless.coordinator.core.reconcile.census import Census
 from cloudless.coordinator.core.reconcile.ids import new_ids
@@ -111,8 +111,7 @@ class Draft:
         if not decision.node_id:
             self._unplaced.append((replica.generation, only_on))
         if decision.node_id or decision.summary != replica.placement.summary:
-            planned = PlannedReplica(replica.id, replica.generation, compact(decision), replica.attempt, replica.run)
-            self._placed.append(planned)
+            self._place(replica.id, replica.generation, decision, replica.attempt, replica.run)
 
     def place_new(
         self,
@@ -127,7 +126,18 @@ class Draft:
         generation = generation or self.record.generation
         if not decision.node_id:
             self._unplaced.append((generation, only_on))
-        self._placed.append(PlannedReplica(next(self._ids), generation, compact(decision), attempt, run))
+        self._place(next(self._ids), generation, decision, attempt, run)
+
+    def _place(self, replica_id: str, generation: int, decision: PlacementDecision, attempt: int, run: int) -> None:
+        node = self.state.nodes.get(decision.node_id)
+        spec = spec_of_generation(self.record, generation) or self.record.spec
+        shares = (
+            node is not None
+            and port_sharing.may_share(spec)
+            and port_sharing.can_share(node)
+            and versions.schema_of_all(self.state) >= port_sharing.SCHEMA
+        )
+        self._placed.append(PlannedReplica(replica_id, generation, compact(decision), attempt, run, shares))
 
     def make_room(self) -> None:
         """Stops replicas of workloads of clearly lower priority for what was found to fit nowhere, a few at a time:

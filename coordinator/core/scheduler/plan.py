@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from cloudless.coordinator.core import amounts
+from cloudless.coordinator.core import amounts, port_sharing
 from cloudless.coordinator.core.scheduler import columns, explain, filters, neighbours, score
 from cloudless.coordinator.core.scheduler.company import Term, company
 from cloudless.coordinator.core.scheduler.neighbours import Neighbours
@@ -17,6 +17,7 @@ from cloudless.coordinator.core.scheduler.score import Weights
 from cloudless.coordinator.core.scheduler.table import COST, NETWORK, Bools, Floats, Ints, table_of
 from cloudless.coordinator.core.scheduler.verdicts import Verdict, Verdicts, judge, judge_room
 from cloudless.coordinator.core.state import State
+from cloudless.coordinator.core.versions import schema_of_all
 from cloudless.core.model import CandidateScore, NodeUsage, PlacementDecision, Taint, WorkloadRecord
 from cloudless.core.spec import ResourceAmounts, TaintEffect
 
@@ -73,6 +74,8 @@ class Board:
         self._terms = self._neighbours(around.terms, static)
         companies = neighbours.verdicts(self._terms, nodes=len(table))
         rooms = [judge_room(table, room) for room in filters.rooms(self._fragment)]
+        self.me = (record.metadata.namespace, record.metadata.name)
+        self._sharing = port_sharing.may_share(record.spec) and schema_of_all(state) >= port_sharing.SCHEMA
         self._port_verdict = self._judge_ports(state)
         ports = [] if self._port_verdict is None else [self._port_verdict]
         self.verdicts = Verdicts(table, (*static, *rooms, *ports, *(v for v, _ in companies)), ids_max=ids_max)
@@ -113,6 +116,11 @@ class Board:
         self._take(ranked[0][1])
         return PlacementDecision(node_id, shown, rejections, considered, self._now_ms, summary)
 
+    def shares_ports(self, node_id: str) -> bool:
+        """Whether a replica may share its host ports on that node with others of its workload."""
+        row = self.table.index.get(node_id) if self._sharing else None
+        return row is not None and port_sharing.can_share(self.table.nodes[row])
+
     def place_on(self, node_id: str) -> PlacementDecision:
         """Puts one replica on this node of the working copy, or says why it cannot be there."""
         self._catch_up()
@@ -151,7 +159,15 @@ class Board:
         if not self._ports:
             return None
         codes, reasons = np.zeros(len(self.table), np.int32), []
+        mine: set[str] = set()  # the nodes that own replicas are on
+        if self._sharing:
+            mine = {state.replicas[each].node_id for each in state.replicas_by_workload.get(self.me, ())}
         for row, taken in self.table.holders(state, self._ports).items():
+            node_id = self.table.ids[row]
+            if node_id in mine and self.shares_ports(node_id):
+                taken = sorted(self._ports & state.host_ports_on(node_id, sharing=self.me))
+                if not taken:
+                    continue
             reason = filters.host_port_reason(taken)
             if reason not in reasons:
                 reasons.append(reason)
@@ -214,7 +230,7 @@ class Board:
         self._used[row] = used = amounts.plus(used, self._fragment)
         self._own[row] += 1
         fits = self.verdicts.take(row)
-        if self._port_verdict is not None:
+        if self._port_verdict is not None and not self.shares_ports(self.table.ids[row]):
             fits = False
             self._close_ports(self._port_verdict, row)
         self._rescore(row, used)

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from cloudless.coordinator.core import amounts
+from cloudless.coordinator.core.port_sharing import may_share
 from cloudless.coordinator.core.scheduler.filters import rooms
 from cloudless.coordinator.core.scheduler.plan import Board
 from cloudless.coordinator.core.scheduler.score import Weights
@@ -98,6 +99,7 @@ class _Search:
         self._fragment = amounts.fragment_of(record.spec)
         self._ports = amounts.host_ports_of(record.spec)
         board = Board(state, record, weights=weights, usage=usage, now_ms=now_ms, ignoring=ignoring)
+        self._shares = board.shares_ports
         self._table = board.table
         self._rooms = rooms(self._fragment)
         found = board.verdicts.only("host_ports", *(room.name for room in self._rooms))
@@ -189,7 +191,7 @@ class _Search:
     def _fits(self, row: int, without: Sequence[Replica]) -> bool:
         free, asked = self._free(row, without), self._asked(row)
         needed = 1 + self._promised[row]
-        if (self._ports and needed > 1) or not self._ports_free(row, without):
+        if (needed > 1 and self._one_at_most(row)) or not self._ports_free(row, without):
             return False
         return all(have >= ask * needed for have, ask in zip(free, asked, strict=True))
 
@@ -198,15 +200,22 @@ class _Search:
         if not self._ports_free(row, without):
             return 0
         pairs = zip(self._free(row, without), self._asked(row), strict=True)
-        return min(1 if self._ports else count, *(max(0, have) // ask for have, ask in pairs), count)
+        return min(1 if self._one_at_most(row) else count, *(max(0, have) // ask for have, ask in pairs), count)
+
+    def _one_at_most(self, row: int) -> bool:
+        """Whether the host ports are for one replica alone."""
+        return bool(self._ports) and not self._shares(self._table.ids[row])
 
     def _ports_free(self, row: int, without: Iterable[Replica]) -> bool:
         if not self._ports:
             return True
         gone = {replica.id for replica in without}
+        sharing = self._shares(self._table.ids[row])
         for replica in self._state.replicas_on(self._table.ids[row]):
             spec = self._state.spec_of(replica)
             if replica.id in gone or spec is None or replica.status.phase is ReplicaPhase.LOST:
+                continue
+            if sharing and _key(replica) == self._me and may_share(spec):
                 continue
             if not self._ports.isdisjoint(amounts.host_ports_of(spec)):
                 return False

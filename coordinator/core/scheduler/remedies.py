@@ -233,7 +233,7 @@ def _at(items: tuple[T, ...], index: int, item: T) -> tuple[T, ...]:
 def _other_ports(state: State, spec: WorkloadSpec, board: Board) -> Iterator[_Trial]:
     asked = amounts.host_ports_of(spec)
     for node in islice(_nodes(board, "host_ports"), ALTERNATIVES_MAX):
-        taken = state.host_ports_on(node.id)
+        taken = state.host_ports_on(node.id, sharing=board.me if board.shares_ports(node.id) else None)
         conflicts = [
             (c, p)
             for c, container in enumerate(spec.containers)
