@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from heapq import heapify, heappop, heappush
 from typing import Final
 
 from cloudless.coordinator.core.reconcile.census import Census, Deadlines, owner_evicts
-from cloudless.coordinator.core.reconcile.draft import Draft
+from cloudless.coordinator.core.reconcile.draft import ENTRIES_MAX, Draft
 from cloudless.coordinator.core.reconcile.rollout import Course
 from cloudless.coordinator.core.reconcile.targets import Targets
 from cloudless.core.model import NodeState, Replica, ReplicaPhase
@@ -35,7 +36,7 @@ class Serving:
 
     def may_lose(self, replica: Replica, *, floor: int) -> bool:
         """Whether at least `floor` serve without it."""
-        return len(self._ids - {replica.id}) >= floor or replica.id not in self._ids
+        return replica.id not in self._ids or len(self._ids) - 1 >= floor
 
     def without(self, replica: Replica) -> None:
         self._ids.discard(replica.id)
@@ -71,14 +72,25 @@ def remove_surplus(draft: Draft, serving: Serving, held: list[Replica], surplus:
         back = -since_ms[replica.id] if keep_newest and replica.id in returned else 0
         return rank, 0 if returned else -on_node[replica.node_id], back, age, replica.id
 
-    for _ in range(surplus):
-        victim = min(held, key=usefulness)
+    # The usefulness of a replica only grows while others of its node go: a key that is out of date is too low.
+    by_id = {replica.id: replica for replica in held}
+    least = [usefulness(replica) for replica in held]
+    heapify(least)
+    gone: set[str] = set()
+    while least and len(gone) < min(surplus, ENTRIES_MAX):  # the next plan stops more
+        key = heappop(least)
+        victim = by_id[key[-1]]
+        now = usefulness(victim)
+        if now != key:
+            heappush(least, now)
+            continue
         if not serving.may_lose(victim, floor=floor):
-            return
-        held.remove(victim)
+            break
+        gone.add(victim.id)
         on_node[victim.node_id] -= 1
         serving.without(victim)
         draft.stop(victim, "Surplus")
+    held[:] = [replica for replica in held if replica.id not in gone]
 
 
 def _node_is_ready(draft: Draft, replica: Replica) -> bool:
