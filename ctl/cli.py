@@ -108,7 +108,7 @@ class Group(click.Group):
         if name and not name.startswith("-") and not ctx.resilient_parsing and self.get_command(ctx, name) is None:
             from cloudless.ctl.unknown import unknown_command
 
-            raise unknown_command(ctx.command_path, name, self._shown(ctx))
+            raise unknown_command(ctx.command_path, name, self._shown(ctx), followed_by=args[1:])
         return super().resolve_command(ctx, args)
 
     def _shown(self, ctx: click.Context) -> list[str]:

@@ -269,7 +269,26 @@ def test_a_bare_dry_run_asks_nobody(ctl: Ctl, control: FakeControl, tmp_path: Pa
         (["token", "xyzzy"], "`cloudlessctl token` has no command 'xyzzy'", "it has create, list, revoke"),
         (["ps"], "there is no command 'ps'", "did you mean `cloudlessctl get replicas`?"),
         (["xyzzy"], "there is no command 'xyzzy'", "see `cloudlessctl --help`"),
-        (["rollout", "undo", "web"], "`rollout undo` is not in this version", "apply the earlier manifest again"),
+        (["diff", "-f", "web.yaml"], "`diff` is not in this version", "`cloudlessctl plan -f FILE` says what would"),
+        (["job", "plan", "web.nomad"], "there is no command 'job plan'", "did you mean `cloudlessctl plan -f FILE`?"),
+        (["job", "promote", "x"], "there is no command 'job promote'", "did you mean `cloudlessctl rollout promote`?"),
+        (["job", "-detach", "revert"], "there is no command 'job revert'", "did you mean `cloudlessctl rollout undo`?"),
+        (["job", "periodic", "force"], "there is no command 'job periodic'", "did you mean `cloudlessctl run NAME`?"),
+        (["create", "job", "--from=cronjob/x"], "there is no command 'create job'",
+         "did you mean `cloudlessctl run NAME`?"),
+        (["service", "rollback", "web"], "there is no command 'service rollback'",
+         "did you mean `cloudlessctl rollout undo`?"),
+        (["deployment", "promote", "1"], "there is no command 'deployment promote'",
+         "did you mean `cloudlessctl rollout promote`?"),
+        (["set", "image", "web"], "there is no command 'set image'", "did you mean `cloudlessctl apply -f FILE`?"),
+        (["rollback", "web"], "there is no command 'rollback'", "did you mean `cloudlessctl rollout undo`?"),
+        (["undo", "web"], "there is no command 'undo'", "did you mean `cloudlessctl rollout undo`?"),
+        (["promote", "web"], "there is no command 'promote'", "did you mean `cloudlessctl rollout promote`?"),
+        (["rollout", "rollback", "web"], "`cloudlessctl rollout` has no command 'rollback'",
+         "did you mean `cloudlessctl rollout undo`?"),
+        (["rollout", "unpause", "web"], "`cloudlessctl rollout` has no command 'unpause'",
+         "did you mean `cloudlessctl rollout resume`?"),
+        (["trigger", "backup"], "there is no command 'trigger'", "did you mean `cloudlessctl run`?"),
         (["label", "node", "n1", "a=b"], "`label` is not in this version", "`cloudlessctl node label` for nodes"),
     ],
 )  # fmt: skip
@@ -282,9 +301,8 @@ def test_an_unknown_command_leads_to_the_nearest(ctl: Ctl, words: list[str], cau
 
 @pytest.mark.parametrize(
     "command",
-    ["rollout history", "rollout undo", "rollout pause", "rollout resume", "rollout promote", "diff", "edit", "label",
-     "cp", "port-forward", "top"],
-)  # fmt: skip
+    ["diff", "edit", "label", "cp", "port-forward", "top"],
+)
 def test_what_is_not_in_this_version_is_said_so(ctl: Ctl, command: str) -> None:
     outcome = ctl(*command.split(), "web")
     assert (outcome.code, outcome.err.splitlines()[0]) == (2, f"error: `{command}` is not in this version")
@@ -306,6 +324,12 @@ def test_suggested_commands_exist() -> None:
 
     known = commands(root) | {"get replicas"}
     assert {word for words in unknown._MEANT.values() for word in words} <= known
+    for meant in (meant for words in unknown._ELSEWHERE.values() for meant in words.values()):
+        first, _, rest = meant.partition(" ")
+        assert first in known
+        if isinstance(root.get_command(click.Context(root), first), click.Group):
+            assert f"{first} {rest.split()[0]}" in known, meant
+    assert not set(unknown._ELSEWHERE) & set(TOP)
     assert not set(unknown._LATER[""]) & set(TOP)
 
 
