@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 import urllib.request
 
@@ -104,6 +105,43 @@ def test_a_workload_that_fits_nowhere_says_why(fabric, apply):
     assert "Pending" in described
     assert "cpu" in described
     assert "3 nodes" in described or "n1" in described, described
+
+
+def test_a_rolling_update_behind_a_host_port_on_the_only_node(fabric, apply, unused_tcp_port):
+    def version(number):
+        page = f"mkdir -p /tmp/www && echo v{number} >/tmp/www/index.html"
+        apply(
+            "front",
+            command=["sh", "-c", f"{page} && exec httpd -f -p 8080 -h /tmp/www"],
+            container=f"""ports: [{{name: http, containerPort: 8080, hostPort: {unused_tcp_port}}}]
+      readinessProbe: {{http: {{path: /index.html, port: http}}, period: 200ms}}
+      resources: {{requests: {{cpu: 20m, memory: 16Mi}}, limits: {{memory: 64Mi}}}}""",
+            extra="""placement: {nodeSelector: {node: n1}}
+  rollout: {strategy: RollingUpdate, maxSurge: 1, maxUnavailable: 0, minAvailable: 1}""",
+        )
+
+    answers, stop = [], threading.Event()
+
+    def ask():
+        while not stop.wait(0.02):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{unused_tcp_port}/index.html", timeout=3) as page:
+                    answers.append(page.read().decode().strip())
+            except OSError as error:
+                answers.append(repr(error))
+
+    version(1)
+    client = threading.Thread(target=ask)
+    client.start()
+    try:
+        version(2)
+        fabric.wait_for(lambda: len(replicas_of(fabric, "front")) == 1, what="the end of the old one", timeout_s=10)
+        fabric.wait_for(lambda: answers[-1:] == ["v2"], what="the new page", timeout_s=10)
+    finally:
+        stop.set()
+        client.join()
+    assert set(answers) == {"v1", "v2"}, sorted(set(answers))
+    assert one_replica(fabric, "front")["nodeId"] == "n1"
 
 
 def test_logs_tail_and_exec_with_stdin_and_exit_code(fabric, apply):
