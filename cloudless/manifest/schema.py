@@ -79,8 +79,7 @@ UNSUPPORTED: Final[Mapping[type, Mapping[str, str]]] = {
 }
 
 # Part of the API already, and refused by validation for as long as nothing would honour them.
-NOT_YET: Final[Mapping[type, frozenset[str]]] = {
-}
+NOT_YET: Final[Mapping[type, frozenset[str]]] = {}
 
 # What `get -o yaml` writes beside what was asked for; read back, it is passed over.
 READ_ONLY: Final[Mapping[type, frozenset[str]]] = {

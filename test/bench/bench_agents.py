@@ -1,11 +1,11 @@
 """One coordinator and thousands of agents over real gRPC streams with mutual TLS on loopback.
 
 The coordinator is a process of its own; the agents are one more (`testing.agent_load`), which has real certificates,
-one connection each, and sends a heartbeat every second. Shown for each number of agents: how long it takes until all are
-ready, the coordinator's CPU (of one core) and resident memory at rest, bytes on the wire for each node and second, the
-slowest answer to a heartbeat, the P50 and P99 of a write through gRPC meanwhile, how long it takes to place one replica
-on each node, and nodes that were called unreachable though their agents run. It goes on to twice the number asked for,
-to say where it breaks: heartbeats late by more than a second, or nodes lost.
+one connection each, and sends a heartbeat every second. Shown for each number of agents: how long it takes until all
+are ready, the coordinator's CPU (of one core) and resident memory at rest, bytes on the wire for each node and
+second, the slowest answer to a heartbeat, the P50 and P99 of a write through gRPC meanwhile, how long it takes to
+place one replica on each node, and nodes that were called unreachable though their agents run. It goes on to twice
+the number asked for, to say where it breaks: heartbeats late by more than a second, or nodes lost.
 
     .venv/bin/python test/bench/bench_agents.py [--agents 5000] [--seconds 10]
 """

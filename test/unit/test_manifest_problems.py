@@ -344,7 +344,8 @@ CASES: dict[str, tuple[str, str, int, str, str, str]] = {
     ),
     "canary": (
         "", "  rollout: {strategy: Canary}\n", 9, "spec.rollout.canary.steps",
-        "the strategy Canary needs at least one step", "give steps such as {weight: 10, pause: 5m}, or use RollingUpdate",
+        "the strategy Canary needs at least one step",
+        "give steps such as {weight: 10, pause: 5m}, or use RollingUpdate",
     ),
     "runtime class": (
         "", "  securityContext: {runtimeClassName: kata}\n", 9, "spec.securityContext.runtimeClassName",
