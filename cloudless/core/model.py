@@ -293,6 +293,7 @@ class Replica:
     phase_since_ms: int = 0
     attempt: int = 0
     run: int = 0  # of a job or cron: the number of its run
+    replaces: str = ""  # the id of the replica whose place it took on a better node, which may be gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +312,8 @@ class RolloutProgress:
     promoted: bool = False
     message: str = ""
     available: int = 0  # the most of its replicas that were available at once
+    moves_failed: int = 0  # how many moves to a better node in a row came to nothing
+    move_failed_at_ms: int = 0  # when the last of these ended; 0: none
 
 
 @dataclass(frozen=True, slots=True)

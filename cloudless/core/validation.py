@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from cloudless.core.annotation_rules import annotation_violations
 from cloudless.core.container_rules import (
     container_violations,
     containers_violations,
@@ -101,6 +102,7 @@ def _metadata(metadata: Metadata) -> Iterator[Violation]:
     if sum(len(key) + len(value) for key, value in metadata.annotations.items()) > ANNOTATIONS_LENGTH_MAX:
         remedy = f"use at most {ANNOTATIONS_LENGTH_MAX} characters in all"
         yield Violation("metadata.annotations", "the annotations are too long", remedy)
+    yield from annotation_violations(metadata)
 
 
 def _labels(labels: Mapping[str, str], path: str) -> Iterator[Violation]:

@@ -12,6 +12,7 @@ from cloudless.coordinator.core import amounts
 from cloudless.coordinator.core.apply_rollouts import record_progress, roll_back
 from cloudless.coordinator.core.apply_runs import expire, may_place, take_runs
 from cloudless.coordinator.core.commands import ApplyPlan, PlannedReplica
+from cloudless.coordinator.core.moves import may_replace
 from cloudless.coordinator.core.outcome import ApplyResult
 from cloudless.coordinator.core.port_sharing import can_share, may_share
 from cloudless.coordinator.core.state import WorkloadKey, spec_of_generation
@@ -70,7 +71,7 @@ def _carry_out(t: Transition, record: WorkloadRecord, command: ApplyPlan) -> Non
         return
     preempt(t, record, command)
     for planned in command.replicas:
-        if not may_place(record, planned):
+        if not may_place(record, planned) or (planned.replaces and not may_replace(t.state, record, planned)):
             continue
         if planned.generation == record.generation:
             _place(t, record, planned, record.spec)
@@ -109,10 +110,15 @@ def _place(t: Transition, record: WorkloadRecord, planned: PlannedReplica, spec:
         created_at_ms=t.now_ms,
         attempt=max(0, planned.attempt),
         run=max(0, planned.run),
+        replaces=planned.replaces,
     )
     replica = replace(replica, generation=planned.generation)
     if decision.node_id:
         _assign(t, replica, decision, fragment)
+        if planned.replaces:
+            _tell_of_move(t, replica, decision)
+    elif planned.replaces:
+        return  # the other one stays where it is
     elif existing is None or existing.placement.summary != decision.summary:
         _leave_pending(t, replica, decision)
 
@@ -175,6 +181,22 @@ def _assign(t: Transition, replica: Replica, decision: PlacementDecision, fragme
         decision.summary or f"placed on {decision.node_id}",
         namespace=replica.namespace,
         metadata={"node": decision.node_id, "workload": replica.workload},
+    )
+
+
+def _tell_of_move(t: Transition, replica: Replica, decision: PlacementDecision) -> None:
+    replaced = t.state.replicas[replica.replaces]
+    t.emit(
+        "scheduling.rebalanced",
+        f"replica/{replica.id}",
+        f"takes the place of {replaced.id} on {replaced.node_id}: {decision.summary}",
+        namespace=replica.namespace,
+        metadata={
+            "workload": replica.workload,
+            "replaces": replaced.id,
+            "from": replaced.node_id,
+            "to": decision.node_id,
+        },
     )
 
 

@@ -155,6 +155,7 @@ class PlannedReplica:
     attempt: int = 0
     run: int = 0
     shares_host_ports: bool = False  # with others of its workload, on a node that can
+    replaces: str = ""  # of a new one: the id of the replica whose place it takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,7 +389,7 @@ def _decides_more(plan: ApplyPlan) -> bool:
         plan.scheduled_until_ms
         or plan.roll_back
         or plan.expired
-        or any(r.run or r.shares_host_ports for r in plan.replicas)
+        or any(r.run or r.shares_host_ports or r.replaces for r in plan.replicas)
     )
 
 

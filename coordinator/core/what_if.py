@@ -2,7 +2,8 @@
 
 Nothing here decides anything itself. A command is applied to the snapshot as the log would apply it, the workloads that
 it concerns are reconciled as the leader would, and each node is taken at its word at once: what is assigned to it is
-ready, what it shall stop is gone. Time passes only where a plan waits for it.
+ready, what it shall stop is gone. Time passes only where a plan waits for it. No move to a better node is begun: these
+follow from no question, but from a look at every minute for as long as the fabric runs.
 """
 
 from __future__ import annotations
@@ -128,6 +129,7 @@ class WhatIf:
                 weights=self._weights,
                 usage=self._usage,
                 id_seed=plans,
+                rebalancing=False,
             )
             self._wakes.pop(key, None)
             if plan.wake_at_ms is not None and plan.wake_at_ms <= self._end_ms:

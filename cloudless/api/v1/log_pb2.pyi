@@ -194,20 +194,22 @@ class RestartWorkload(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class PlannedReplica(_message.Message):
-    __slots__ = ("replica_id", "generation", "placement", "attempt", "run", "shares_host_ports")
+    __slots__ = ("replica_id", "generation", "placement", "attempt", "run", "shares_host_ports", "replaces")
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     SHARES_HOST_PORTS_FIELD_NUMBER: _ClassVar[int]
+    REPLACES_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     generation: int
     placement: _types_pb2.PlacementDecision
     attempt: int
     run: int
     shares_host_ports: bool
-    def __init__(self, replica_id: _Optional[str] = ..., generation: _Optional[int] = ..., placement: _Optional[_Union[_types_pb2.PlacementDecision, _Mapping]] = ..., attempt: _Optional[int] = ..., run: _Optional[int] = ..., shares_host_ports: bool = ...) -> None: ...
+    replaces: str
+    def __init__(self, replica_id: _Optional[str] = ..., generation: _Optional[int] = ..., placement: _Optional[_Union[_types_pb2.PlacementDecision, _Mapping]] = ..., attempt: _Optional[int] = ..., run: _Optional[int] = ..., shares_host_ports: bool = ..., replaces: _Optional[str] = ...) -> None: ...
 
 class PlannedStop(_message.Message):
     __slots__ = ("replica_id", "reason")

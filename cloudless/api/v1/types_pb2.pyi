@@ -448,7 +448,7 @@ class ReplicaStatus(_message.Message):
     def __init__(self, phase: _Optional[_Union[ReplicaPhase, str]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., address: _Optional[str] = ..., containers: _Optional[_Iterable[_Union[ContainerStatus, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[PortBinding, _Mapping]]] = ..., runtime: _Optional[str] = ..., since_ms: _Optional[int] = ..., restart_count: _Optional[int] = ...) -> None: ...
 
 class Replica(_message.Message):
-    __slots__ = ("id", "workload", "namespace", "generation", "node_id", "stopping", "stop_reason", "status", "placement", "fragment", "created_at_ms", "assigned_at_ms", "revision", "phase_since_ms", "attempt", "run")
+    __slots__ = ("id", "workload", "namespace", "generation", "node_id", "stopping", "stop_reason", "status", "placement", "fragment", "created_at_ms", "assigned_at_ms", "revision", "phase_since_ms", "attempt", "run", "replaces")
     ID_FIELD_NUMBER: _ClassVar[int]
     WORKLOAD_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
@@ -465,6 +465,7 @@ class Replica(_message.Message):
     PHASE_SINCE_MS_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
+    REPLACES_FIELD_NUMBER: _ClassVar[int]
     id: str
     workload: str
     namespace: str
@@ -481,7 +482,8 @@ class Replica(_message.Message):
     phase_since_ms: int
     attempt: int
     run: int
-    def __init__(self, id: _Optional[str] = ..., workload: _Optional[str] = ..., namespace: _Optional[str] = ..., generation: _Optional[int] = ..., node_id: _Optional[str] = ..., stopping: bool = ..., stop_reason: _Optional[str] = ..., status: _Optional[_Union[ReplicaStatus, _Mapping]] = ..., placement: _Optional[_Union[PlacementDecision, _Mapping]] = ..., fragment: _Optional[_Union[_spec_pb2.ResourceAmounts, _Mapping]] = ..., created_at_ms: _Optional[int] = ..., assigned_at_ms: _Optional[int] = ..., revision: _Optional[int] = ..., phase_since_ms: _Optional[int] = ..., attempt: _Optional[int] = ..., run: _Optional[int] = ...) -> None: ...
+    replaces: str
+    def __init__(self, id: _Optional[str] = ..., workload: _Optional[str] = ..., namespace: _Optional[str] = ..., generation: _Optional[int] = ..., node_id: _Optional[str] = ..., stopping: bool = ..., stop_reason: _Optional[str] = ..., status: _Optional[_Union[ReplicaStatus, _Mapping]] = ..., placement: _Optional[_Union[PlacementDecision, _Mapping]] = ..., fragment: _Optional[_Union[_spec_pb2.ResourceAmounts, _Mapping]] = ..., created_at_ms: _Optional[int] = ..., assigned_at_ms: _Optional[int] = ..., revision: _Optional[int] = ..., phase_since_ms: _Optional[int] = ..., attempt: _Optional[int] = ..., run: _Optional[int] = ..., replaces: _Optional[str] = ...) -> None: ...
 
 class WorkloadRevision(_message.Message):
     __slots__ = ("generation", "spec", "created_at_ms", "change_cause", "completed_at_ms")
@@ -498,7 +500,7 @@ class WorkloadRevision(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., spec: _Optional[_Union[_spec_pb2.WorkloadSpec, _Mapping]] = ..., created_at_ms: _Optional[int] = ..., change_cause: _Optional[str] = ..., completed_at_ms: _Optional[int] = ...) -> None: ...
 
 class RolloutProgress(_message.Message):
-    __slots__ = ("generation", "stable_generation", "phase", "started_at_ms", "progressed_at_ms", "step", "step_since_ms", "paused", "promoted", "message", "available")
+    __slots__ = ("generation", "stable_generation", "phase", "started_at_ms", "progressed_at_ms", "step", "step_since_ms", "paused", "promoted", "message", "available", "moves_failed", "move_failed_at_ms")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     STABLE_GENERATION_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
@@ -510,6 +512,8 @@ class RolloutProgress(_message.Message):
     PROMOTED_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     AVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    MOVES_FAILED_FIELD_NUMBER: _ClassVar[int]
+    MOVE_FAILED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     generation: int
     stable_generation: int
     phase: RolloutPhase
@@ -521,7 +525,9 @@ class RolloutProgress(_message.Message):
     promoted: bool
     message: str
     available: int
-    def __init__(self, generation: _Optional[int] = ..., stable_generation: _Optional[int] = ..., phase: _Optional[_Union[RolloutPhase, str]] = ..., started_at_ms: _Optional[int] = ..., progressed_at_ms: _Optional[int] = ..., step: _Optional[int] = ..., step_since_ms: _Optional[int] = ..., paused: bool = ..., promoted: bool = ..., message: _Optional[str] = ..., available: _Optional[int] = ...) -> None: ...
+    moves_failed: int
+    move_failed_at_ms: int
+    def __init__(self, generation: _Optional[int] = ..., stable_generation: _Optional[int] = ..., phase: _Optional[_Union[RolloutPhase, str]] = ..., started_at_ms: _Optional[int] = ..., progressed_at_ms: _Optional[int] = ..., step: _Optional[int] = ..., step_since_ms: _Optional[int] = ..., paused: bool = ..., promoted: bool = ..., message: _Optional[str] = ..., available: _Optional[int] = ..., moves_failed: _Optional[int] = ..., move_failed_at_ms: _Optional[int] = ...) -> None: ...
 
 class JobRun(_message.Message):
     __slots__ = ("number", "generation", "scheduled_at_ms", "started_at_ms", "finished_at_ms", "phase", "succeeded", "failed", "reason", "manual")

@@ -53,6 +53,7 @@ class Census:
     ready: set[str] = field(default_factory=set)  # ids that serve now
     available: set[str] = field(default_factory=set)  # ids that have served for as long as a rollout asks
     unsettled: set[str] = field(default_factory=set)  # ids of which nothing fresh is known
+    moves: dict[str, Replica] = field(default_factory=dict)  # id of one that leaves for a better node: its successor
 
 
 def take(state: State, record: WorkloadRecord, deadlines: Deadlines) -> Census:
@@ -70,7 +71,19 @@ def take(state: State, record: WorkloadRecord, deadlines: Deadlines) -> Census:
             (census.pending if current else census.outdated_pending).append(replica)
         else:
             _placed(census, replica, node, record, deadlines)
+    _follow_moves(census)
     return census
+
+
+def _follow_moves(census: Census) -> None:
+    """One that is to be moved leaves its node for as long as its successor is there to stay; when that fails or goes
+    away, it stays after all, and nothing more is needed."""
+    staying = {replica.id for replica in census.current}
+    census.moves = {r.replaces: r for r in census.current if r.replaces in staying}
+    if census.moves:
+        moved = [r for r in census.current if r.id in census.moves]
+        census.current = [r for r in census.current if r.id not in census.moves]
+        census.leaving = sorted((*census.leaving, *moved), key=lambda r: r.id)
 
 
 def _placed(census: Census, replica: Replica, node: Node, record: WorkloadRecord, deadlines: Deadlines) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from cloudless.coordinator.core.outcome import Change
 from cloudless.coordinator.core.runs import is_result
 from cloudless.coordinator.core.state import State, WorkloadKey
+from cloudless.core.annotation_rules import rebalances
 from cloudless.core.model import ReplicaPhase
 
 
@@ -16,14 +17,16 @@ def dirty_keys(changes: Iterable[Change], state: State) -> set[WorkloadKey]:
     `state` is the one that the changes led to. A workload or one of its replicas: that workload. A node: the
     workloads of its replicas, every system workload, and those that wait for a place. A replica that frees its
     fragment: those that wait for a place. Other labels and annotations matter where a place is chosen, that is to a
-    workload that waits for one. The cost is that of the answer, not of the number of workloads.
+    workload that waits for one, or asks to be moved to better ones. The cost is that of the answer, not of the number
+    of workloads.
     """
     keys: set[WorkloadKey] = set()
     room = False  # whether a place may have become free
     for change in changes:
         if change.kind == "workload":
             key = (change.namespace, change.key)
-            if not change.metadata_only or key in state.pending:
+            record = state.workloads.get(key)
+            if not change.metadata_only or key in state.pending or (record and rebalances(record.metadata)):
                 keys.add(key)
         elif change.kind == "replica":
             keys.add((change.namespace, change.workload))

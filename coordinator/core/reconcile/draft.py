@@ -9,6 +9,7 @@ from cloudless.coordinator.core import port_sharing, versions
 from cloudless.coordinator.core.commands import ApplyPlan, PlannedReplica, PlannedStop
 from cloudless.coordinator.core.reconcile.census import Census
 from cloudless.coordinator.core.reconcile.ids import new_ids
+from cloudless.coordinator.core.scheduler.better import better_place
 from cloudless.coordinator.core.scheduler.explain import compact
 from cloudless.coordinator.core.scheduler.plan import Board
 from cloudless.coordinator.core.scheduler.preemption import PRIORITY_GAP, victims
@@ -128,7 +129,24 @@ class Draft:
             self._unplaced.append((generation, only_on))
         self._place(next(self._ids), generation, decision, attempt, run)
 
-    def _place(self, replica_id: str, generation: int, decision: PlacementDecision, attempt: int, run: int) -> None:
+    def move_if_better(self, replica: Replica) -> None:
+        """One more replica on a clearly better node, to take the place of this one; nothing where there is none."""
+        decision = better_place(
+            self.state, self.record, replica, weights=self._weights, usage=self._usage, now_ms=self.now_ms
+        )
+        if decision is not None:
+            self._place(next(self._ids), self.record.generation, decision, 0, 0, replaces=replica.id)
+
+    def _place(
+        self,
+        replica_id: str,
+        generation: int,
+        decision: PlacementDecision,
+        attempt: int,
+        run: int,
+        *,
+        replaces: str = "",
+    ) -> None:
         node = self.state.nodes.get(decision.node_id)
         spec = spec_of_generation(self.record, generation) or self.record.spec
         shares = (
@@ -137,7 +155,8 @@ class Draft:
             and port_sharing.can_share(node)
             and versions.schema_of_all(self.state) >= port_sharing.SCHEMA
         )
-        self._placed.append(PlannedReplica(replica_id, generation, compact(decision), attempt, run, shares))
+        planned = PlannedReplica(replica_id, generation, compact(decision), attempt, run, shares, replaces)
+        self._placed.append(planned)
 
     def make_room(self) -> None:
         """Stops replicas of workloads of clearly lower priority for what was found to fit nowhere, a few at a time:

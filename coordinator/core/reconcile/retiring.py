@@ -8,6 +8,7 @@ from typing import Final
 
 from cloudless.coordinator.core.reconcile.census import Census, Deadlines, owner_evicts
 from cloudless.coordinator.core.reconcile.draft import ENTRIES_MAX, Draft
+from cloudless.coordinator.core.reconcile.rebalance import note_success
 from cloudless.coordinator.core.reconcile.rollout import Course
 from cloudless.coordinator.core.reconcile.targets import Targets
 from cloudless.core.model import NodeState, Replica, ReplicaPhase
@@ -15,6 +16,7 @@ from cloudless.core.spec import ReconnectRule
 
 # How long a drain waits for room elsewhere before it stops a replica that has no replacement.
 DRAIN_PATIENCE_MS: Final = 10_000
+REBALANCED: Final = "Rebalanced"  # why a replica stops whose place was taken on a better node
 
 
 class Serving:
@@ -137,6 +139,8 @@ def release(draft: Draft, deadlines: Deadlines, aim: Targets, serving: Serving) 
     waited_since_ms = min((replica.phase_since_ms for replica in nowhere), default=deadlines.now_ms)
     patient = not nowhere or not deadlines.passed(waited_since_ms + DRAIN_PATIENCE_MS)
     for replica in (*census.outdated_leaving, *census.leaving):
+        if replica.id in census.moves:
+            continue
         if replica.id not in census.ready:
             if replica.id not in census.unsettled:
                 draft.stop(replica, why(draft, replica))  # it serves nobody
@@ -146,6 +150,21 @@ def release(draft: Draft, deadlines: Deadlines, aim: Targets, serving: Serving) 
         if serving.may_lose(replica, floor=floor if waits else min(floor, least)):
             draft.stop(replica, why(draft, replica))
             serving.without(replica)
+    _release_moved(draft, serving, floor=floor)
+
+
+def _release_moved(draft: Draft, serving: Serving, *, floor: int) -> None:
+    """Stops replicas whose successor on a better node is available. There is no hurry with these: nothing but that
+    makes them go."""
+    census = draft.census
+    for replica in census.leaving:
+        successor = census.moves.get(replica.id)
+        if successor is None or successor.id not in census.available or replica.id in census.unsettled:
+            continue
+        if serving.may_lose(replica, floor=floor):
+            draft.stop(replica, why(draft, replica))
+            serving.without(replica)
+            note_success(draft)
 
 
 def _without_room(draft: Draft) -> list[Replica]:
@@ -161,4 +180,4 @@ def why(draft: Draft, replica: Replica) -> str:
         return "NodeDraining"
     if replica.generation != draft.record.generation:
         return "Replaced"
-    return "Evicted"
+    return REBALANCED if replica.id in draft.census.moves else "Evicted"

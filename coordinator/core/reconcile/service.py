@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 from cloudless.coordinator.core.reconcile.census import Census, Deadlines, next_attempt
 from cloudless.coordinator.core.reconcile.draft import Draft
+from cloudless.coordinator.core.reconcile.rebalance import note_failures, rebalance
 from cloudless.coordinator.core.reconcile.retiring import (
     DRAIN_PATIENCE_MS,
     Serving,
@@ -32,7 +33,8 @@ from cloudless.core.spec import RolloutStrategy
 __all__ = ["DRAIN_PATIENCE_MS", "bounds", "plan_service"]
 
 
-def plan_service(draft: Draft, deadlines: Deadlines) -> None:
+def plan_service(draft: Draft, deadlines: Deadlines, *, rebalancing: bool = True) -> None:
+    """With `rebalancing`, replicas of workloads that ask for it may be moved where they are better off."""
     census, record = draft.census, draft.record
     course = _course(draft, deadlines)
     if course.rolls_back:
@@ -41,6 +43,8 @@ def plan_service(draft: Draft, deadlines: Deadlines) -> None:
         draft.stop(replica, "Replaced")
     for replica in census.failed:
         draft.stop(replica, "Failed")
+    if note_failures(draft, deadlines):
+        return
     if record.spec.rollout.strategy is RolloutStrategy.RECREATE:
         course = _without_hold(course) if not _outdated(census) else course
         if not course.holds and _recreate(draft):
@@ -68,6 +72,8 @@ def plan_service(draft: Draft, deadlines: Deadlines) -> None:
     draft.place_all(_kept_pending(draft, aim.new - len(held)), attempts, ignoring=_going(census))
     release(draft, deadlines, aim, serving)
     retire(draft, course, aim, serving, old)
+    if rebalancing:
+        rebalance(draft, deadlines)
 
 
 def _course(draft: Draft, deadlines: Deadlines) -> Course:

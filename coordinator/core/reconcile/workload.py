@@ -38,12 +38,14 @@ def reconcile(
     weights: Weights,
     usage: Mapping[str, NodeUsage],
     id_seed: int,
+    rebalancing: bool = True,
 ) -> Plan:
     """What brings the workload nearer to what is wanted of it; an empty plan when nothing does.
 
     `now_ms` is wall clock time, as log entries have it. `usage` is what nodes report live, for as many as are
     known. `id_seed` names new replicas; a fresh random number for each call keeps their ids from being used
-    twice. A plan is bounded; when more is to do, the changes that it causes lead to the next one.
+    twice. Without `rebalancing` no move to a better node is begun, and none waited for. A plan is bounded; when more is
+    to do, the changes that it causes lead to the next one.
     """
     record = state.workloads.get((namespace, name))
     if record is None:
@@ -57,7 +59,7 @@ def reconcile(
     elif record.spec.type is WorkloadType.SYSTEM:
         plan_system(draft, deadlines)
     elif record.spec.type in (WorkloadType.SERVICE, None):
-        plan_service(draft, deadlines)
+        plan_service(draft, deadlines, rebalancing=rebalancing)
     else:
         plan_runs(draft, deadlines)
     draft.make_room()
