@@ -28,6 +28,7 @@ from cloudless.testing.sim_raft.faults import Nemesis
 from cloudless.testing.sim_raft.oracle import Oracle, Violation
 from cloudless.testing.sim_raft.processes import PROCESS, ProcessLoop
 from cloudless.testing.sim_raft.profile import Profile, draw
+from cloudless.testing.sim_raft.registers import Registers
 from cloudless.testing.sim_raft.world import MACHINE, World
 
 
@@ -111,8 +112,13 @@ async def _run(loop: ProcessLoop, rng: random.Random, profile: Profile, oracle: 
     for key in sorted(history.operations):
         if not await final.read(key, attempts=50):
             oracle.fail("liveness", f"{key} cannot be read")
+    # A transfer that was asked for while there were faults may be carried out only now.
+    limit_s = loop.time() + LIVENESS_S
+    while (leader := world.leader()) is None or leader.store is None:
+        _in_time(world, limit_s, "nobody leads")
+        await asyncio.sleep(0.05)
     _look(world, tasks)
-    _complete(world, history)
+    _complete(world, history, leader.store.snapshot.state)
     _linearizable(world, history)
 
 
@@ -175,13 +181,9 @@ def _equal(world: World) -> bool:
     return True
 
 
-def _complete(world: World, history: History) -> None:
-    """Acknowledged writes are there, once; refused ones are not."""
-    oracle, leader = world.oracle, world.leader()
-    if leader is None or leader.store is None:
-        oracle.fail("liveness", "the leader went without a fault")
-        return
-    state = leader.store.snapshot.state
+def _complete(world: World, history: History, state: Registers) -> None:
+    """Acknowledged writes are there, once; refused ones are not. `state` is the leader's."""
+    oracle = world.oracle
     for request_id, put in history.acknowledged.items():
         if request_id not in state.answers:
             oracle.fail("acknowledged writes are present", f"{request_id} {put} is lost")
