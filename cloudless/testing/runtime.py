@@ -12,6 +12,7 @@ import dataclasses
 import shutil
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -173,8 +174,11 @@ class FakeDevice:
         behave: Behave = _runs,
         program: Program = _prints_arguments,
         images: Mapping[str, Image] | None = None,
+        context: Context | None = None,
     ) -> None:
+        """`context`: of the containers' own timers, where callbacks belong to processes that end before the device."""
         self.clock = clock
+        self.context = context
         self.directory = directory
         self.behave = behave
         self.program = program
@@ -331,7 +335,12 @@ class FakeRuntime:
             started = held.containers[container.name] = _FakeContainer(view, behaviour)
             if behaviour.exit_after_ms is not None:
                 started.timer = asyncio.get_running_loop().call_later(
-                    behaviour.exit_after_ms / 1000, self._expire, sandbox.replica_id, container.name, started
+                    behaviour.exit_after_ms / 1000,
+                    self._expire,
+                    sandbox.replica_id,
+                    container.name,
+                    started,
+                    context=self.device.context,
                 )
             self.device.events.publish(RuntimeEvent(sandbox.replica_id, container.name, "start"))
             return view
@@ -359,7 +368,9 @@ class FakeRuntime:
         delay_ms, code = behaviour.term_delay_ms, behaviour.term_exit_code
         if behaviour.ignores_sigterm or delay_ms > grace_ms:
             delay_ms, code = grace_ms, 137
-        asyncio.get_running_loop().call_later(delay_ms / 1000, self._end, replica_id, container, held, code)
+        asyncio.get_running_loop().call_later(
+            delay_ms / 1000, self._end, replica_id, container, held, code, context=self.device.context
+        )
         await held.exited.wait()
 
     def _end(self, replica_id: str, container: str, held: _FakeContainer, code: int) -> None:

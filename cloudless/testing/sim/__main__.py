@@ -1,13 +1,24 @@
-"""Runs seeds: `python -m cloudless.testing.sim --seeds 20`, or one again: `--seed 7 -v`."""
+"""Runs seeds: `python -m cloudless.testing.sim --seeds 200 --jobs 2`, or one again: `--seed 7 -v`."""
 
 from __future__ import annotations
 
 import argparse
 import gc
+import multiprocessing
+import os
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
 
 from cloudless.testing.sim.scenario import Outcome, SimulationFailed, run_seed
+
+_REPORT_EVERY: Final = 100  # seeds
+
+# A seed and what came of it; the error's text where a check did not hold.
+Result = tuple[int, Outcome | None, str]
 
 
 def main() -> int:
@@ -16,46 +27,76 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, help="this one seed, twice: both histories must be equal")
     parser.add_argument("--coordinators", type=int, default=0, help="so many, whatever the seeds say")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the seeds")
     parser.add_argument("--keep-going", action="store_true", help="do not end at the first seed that fails")
     parser.add_argument("-v", "--verbose", action="store_true", help="with --seed: print what happens")
     options = parser.parse_args()
-    began = time.monotonic()
-    seeds = range(options.first, options.first + options.seeds)
     if options.seed is not None:
-        seeds = range(options.seed, options.seed + 1)
-    outcomes: list[Outcome] = []
-    failed = 0
-    for seed in seeds:
-        try:
-            outcomes += _run(seed, options)
-        except SimulationFailed as error:
-            failed += 1
-            print(f"FAILED {error}", file=sys.stderr, flush=True)
-            if not options.keep_going:
-                return 1
-    virtual_s = sum(outcome.virtual_s for outcome in outcomes)
-    entries, faults = sum(o.entries for o in outcomes), sum(o.faults for o in outcomes)
+        return _one(options.seed, coordinators=options.coordinators, verbose=options.verbose)
+    began = time.monotonic()
+    counts: Counter[str] = Counter()
+    failed: list[int] = []
+    virtual_s, done = 0.0, 0
+    work = [(seed, options.coordinators) for seed in range(options.first, options.first + options.seeds)]
+    with _results(work, options.jobs) as results:
+        for seed, outcome, error in results:
+            done += 1
+            if outcome is None:
+                failed.append(seed)
+                print(f"FAILED {error}", file=sys.stderr, flush=True)
+                if not options.keep_going:
+                    break
+            else:
+                virtual_s += outcome.virtual_s
+                counts.update(dict(outcome.counts) | {"entries": outcome.entries, "faults": outcome.faults})
+            if done % _REPORT_EVERY == 0:
+                print(f"{done:,} seeds, {done / (time.monotonic() - began):.2f}/s, {len(failed)} failed", flush=True)
+    took_s = time.monotonic() - began
+    print("\n".join(f"{count:>10,} {name}" for name, count in sorted(counts.items())))
     print(
-        f"{len(outcomes)} runs, {virtual_s / 3600:.1f} simulated hours in {time.monotonic() - began:.0f} s, "
-        f"{entries:,} entries, {faults:,} faults: {f'{failed} failed' if failed else 'all held'}"
+        f"{done} seeds, {virtual_s / 3600:.1f} simulated hours in {took_s:.0f} s, {done / took_s:.2f} seeds/s: "
+        + (f"failed: {', '.join(map(str, failed))}" if failed else "all held")
     )
     return 1 if failed else 0
 
 
-def _run(seed: int, options: argparse.Namespace) -> list[Outcome]:
-    outcome = run_seed(seed, coordinators=options.coordinators, trace=print if options.verbose else None)
-    gc.collect()
+def _one(seed: int, *, coordinators: int, verbose: bool) -> int:
+    try:
+        outcome = run_seed(seed, coordinators=coordinators, trace=print if verbose else None)
+        again = run_seed(seed, coordinators=coordinators)
+    except SimulationFailed as error:
+        print(f"FAILED {error}", file=sys.stderr)
+        return 1
+    print("\n".join(f"{count:>10,} {name}" for name, count in outcome.counts))
     print(
         f"seed {seed}: history {outcome.history}, {outcome.coordinators} coordinators, {outcome.entries} entries, "
-        f"{outcome.faults} faults, {outcome.virtual_s:.0f} s",
-        flush=True,
+        f"{outcome.faults} faults, {outcome.virtual_s:.0f} s"
     )
-    if options.seed is None:
-        return [outcome]
-    again = run_seed(seed, coordinators=options.coordinators)
     if again != outcome:
-        raise SimulationFailed(f"seed {seed} gave two histories")
-    return [outcome, again]
+        print(f"FAILED seed {seed} gave two histories", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(work: tuple[int, int]) -> Result:
+    seed, coordinators = work
+    try:
+        return seed, run_seed(seed, coordinators=coordinators), ""
+    except SimulationFailed as error:
+        return seed, None, str(error)
+    finally:
+        gc.collect()
+
+
+@contextmanager
+def _results(work: list[tuple[int, int]], jobs: int) -> Iterator[Iterator[Result]]:
+    """In the order of the seeds."""
+    jobs = min(jobs, os.cpu_count() or 1)
+    if jobs <= 1:
+        yield map(_run, work)
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        yield pool.imap(_run, work, chunksize=2)
 
 
 if __name__ == "__main__":

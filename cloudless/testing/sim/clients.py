@@ -11,79 +11,83 @@ from typing import Final
 from cloudless.coordinator.core import commands
 from cloudless.coordinator.core.state import State
 from cloudless.coordinator.store import Store
-from cloudless.core import defaults
-from cloudless.core.model import Event
-from cloudless.core.spec import (
-    Container,
-    Metadata,
-    Placement,
-    ResourceAmounts,
-    Resources,
-    SpreadConstraint,
-    WorkloadSpec,
-)
+from cloudless.core.model import Event, RolloutAction
+from cloudless.core.spec import WorkloadSpec, WorkloadType
 from cloudless.errors import CloudlessError, Compacted, WatchLagged
+from cloudless.testing.sim.workloads import NAMESPACE, Author, kind_of, names
 from cloudless.testing.sim.world import World
 
 _STAY_S: Final = (1.0, 12.0)  # with one coordinator
+REFUSED: Final = ("failed_precondition", "not_found", "conflict", "aborted")  # a wish that came too late
 
 
 class Work:
-    """Creates, changes, scales and deletes workloads, and remembers what was acknowledged."""
+    """Creates, changes, scales and deletes workloads, interferes with their rollouts and starts runs; remembers what
+    was acknowledged. `wanted`: the replicas of services, 0 for other kinds."""
 
     def __init__(self, world: World, rng: random.Random) -> None:
+        profile = world.profile
         self._world = world
         self._rng = rng
+        self._names = names(profile.services)
+        self.author = Author(
+            random.Random(rng.getrandbits(64)),
+            agents=profile.agents,
+            lease_ms=profile.lease_ms,
+            cpu_millis=profile.asked_millis,
+        )
         self.wanted: dict[str, int] = {}
+        self._specs: dict[str, WorkloadSpec] = {}
         self._count = 0
 
     async def run(self, seconds: float) -> None:
         end = self._world.loop.time() + seconds
         while self._world.loop.time() < end:
             await self._one()
-            await asyncio.sleep(self._rng.expovariate(1.0))
+            await asyncio.sleep(self._rng.expovariate(1 / self._world.profile.think_s))
 
     async def _one(self) -> None:
         self._count += 1
-        request_id = f"work-{self._count}"
-        name = f"w{self._rng.randrange(6)}"
-        choice = self._rng.random()
+        name = self._rng.choices(self._names, [3 if name.startswith("s") else 1 for name in self._names])[0]
+        wish = self._wish(name)
+        if wish is None:
+            return
         try:
-            if name in self.wanted and choice < 0.2:
-                await self._world.write(commands.DeleteWorkload("default", name), request_id=request_id)
-                del self.wanted[name]
-            elif name in self.wanted and choice < 0.5:
-                replicas = self._rng.randrange(1, 6)
-                await self._world.write(commands.ScaleWorkload("default", name, replicas), request_id=request_id)
-                self.wanted[name] = replicas
-            else:
-                metadata, spec = self._spec(name)
-                await self._world.write(commands.PutWorkload(metadata, spec), request_id=request_id)
-                self.wanted[name] = spec.replicas
+            await self._world.write(wish, request_id=f"work-{self._count}")
         except CloudlessError as error:
-            # a workload that is still being deleted cannot be written yet
-            if error.code not in ("failed_precondition", "not_found"):
+            # A workload that is still being deleted cannot be written yet, a rollout has nothing to promote, ...
+            if error.code not in REFUSED:
                 raise
+            return
+        match wish:
+            case commands.DeleteWorkload():
+                self.wanted.pop(name, None)
+                self._specs.pop(name, None)
+            case commands.ScaleWorkload(replicas=replicas):
+                self.wanted[name] = replicas
+            case commands.PutWorkload(spec=spec):
+                self._specs[name] = spec
+                self.wanted[name] = spec.replicas if spec.type is WorkloadType.SERVICE else 0
 
-    def _spec(self, name: str) -> tuple[Metadata, WorkloadSpec]:
-        container = Container(
-            name="main",
-            image="example.local/app:1",
-            args=(str(self._rng.randrange(4)),),
-            resources=Resources(
-                requests=ResourceAmounts(
-                    cpu_millis=self._rng.choice((100, 300, 700)), memory_bytes=self._rng.choice((64, 256)) * 2**20
-                )
-            ),
-        )
-        spread = (SpreadConstraint("zone", 1),) if self._rng.random() < 0.5 else ()
-        spec = WorkloadSpec(
-            replicas=self._rng.randrange(1, 6),
-            priority=50,
-            containers=(container,),
-            placement=Placement(spread=spread),
-        )
-        return defaults.apply(Metadata(name=name), spec)
+    def _wish(self, name: str) -> commands.Command | None:
+        spec = self._specs.get(name)
+        if spec is None:
+            return commands.PutWorkload(*self.author.first(name))
+        choice = self._rng.random()
+        if choice < 0.1:
+            return commands.DeleteWorkload(NAMESPACE, name)
+        if choice < 0.5:
+            return commands.PutWorkload(*self.author.next(name, spec))
+        if kind_of(name) in (WorkloadType.JOB, WorkloadType.CRON):
+            return commands.StartRun(NAMESPACE, name)
+        if choice < 0.65 and kind_of(name) is WorkloadType.SERVICE:
+            # Below minAvailable no number is taken.
+            least = max(1, spec.rollout.min_available)
+            return commands.ScaleWorkload(NAMESPACE, name, self._rng.randrange(least, 7))
+        if choice < 0.72:
+            return commands.RestartWorkload(NAMESPACE, name)
+        action = self._rng.choices(list(RolloutAction), (2, 4, 4, 2))[0]
+        return commands.ControlRollout(NAMESPACE, name, action)
 
 
 class EventReader:

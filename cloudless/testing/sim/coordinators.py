@@ -88,6 +88,7 @@ class SimCoordinator(Host):
             random_bits=rng.getrandbits,
             engine=self._open_engine,
         )
+        world.ledger.recovered(self.name, store.snapshot)
         directory = Directory(self.name, lambda: store.snapshot.state)
         directory.listening(api=(self.name,), enroll=(self.name,), member=self.name)
         hub = SessionHub(

@@ -7,11 +7,18 @@ import random
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
+from cloudless.coordinator.core import commands
+from cloudless.core.model import Taint
+from cloudless.core.spec import TaintEffect
 from cloudless.errors import CloudlessError
-from cloudless.testing.sim.agents import SimAgent
+from cloudless.testing.sim.agents import MAINS_PERCENT, SimAgent
 from cloudless.testing.sim.coordinators import SimCoordinator
 from cloudless.testing.sim.hosts import Host
+from cloudless.testing.sim.profile import JUMP_MS
+from cloudless.testing.sim.workloads import TAINT
 from cloudless.testing.sim.world import World
+
+_CLOCK_LOST_MS = 30 * 60_000  # of a device without a battery for its clock, by a reboot
 
 Fault: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 Ways: TypeAlias = list[tuple[str, str]]
@@ -25,8 +32,12 @@ class Nemesis:
         self._rng = rng
         self._tasks: dict[asyncio.Task[None], None] = {}
         self.count = 0
+        self._told = 0
         self._faults: list[tuple[str, Fault]] = [(name, getattr(self, name)) for name, _ in world.profile.faults]
         self._weights = [weight for _, weight in world.profile.faults]
+        if world.profile.twins:
+            self._faults.append(("twin", self.twin))
+            self._weights.append(1.5)
 
     async def run(self, seconds: float) -> None:
         world = self._world
@@ -60,6 +71,15 @@ class Nemesis:
         world.members.heal()
         for coordinator in world.coordinators.values():
             coordinator.disk.sync_delay_s = None
+        for twin in world.twins.values():
+            twin.end()
+            # What a person is told to do: the agent that gave way to it is started anew.
+            next(agent for agent in world.agents if agent.name == twin.identity).end()
+        world.twins.clear()
+        for agent in world.agents:
+            agent.drain_battery(MAINS_PERCENT)
+            agent.press(())
+            agent.grow()
         for host in (*world.coordinators.values(), *world.agents):
             host.thaw()
             host.start_later(0.0)
@@ -131,6 +151,83 @@ class Nemesis:
         await asyncio.sleep(self._a_while())
         self._world.network.quality.loss = 0.0
 
+    async def flap(self) -> None:
+        """A link that comes and goes."""
+        name = self._agent().name
+        ways = [way for other in self._names() for way in ((name, other), (other, name))]
+        for _ in range(self._rng.randint(2, 5)):
+            await self._cut(ways, seconds=self._rng.uniform(0.2, 2.5))
+            await asyncio.sleep(self._rng.uniform(0.2, 2.5))
+
+    async def reboot_offline(self) -> None:
+        """A device restarts while no coordinator is in reach, and some have no clock of their own."""
+        agent = self._agent()
+        ways = [way for other in self._names() for way in ((agent.name, other), (other, agent.name))]
+        cutting = self._world.loop.create_task(self._cut(ways, seconds=self._rng.choice((4.0, 12.0, 30.0))))
+        try:
+            await asyncio.sleep(self._rng.uniform(0.0, 2.0))
+            agent.power_cycle(clock_lost_ms=_CLOCK_LOST_MS if self._rng.random() < 0.3 else 0)
+            await asyncio.sleep(self._rng.uniform(0.2, 3.0))
+            agent.start()
+            await cutting
+        finally:
+            cutting.cancel()
+
+    async def battery(self) -> None:
+        """It goes below what the owner wants to keep, and is charged again."""
+        agent = self._agent()
+        for percent in (35, 15):
+            agent.drain_battery(percent)
+            await asyncio.sleep(self._a_while())
+        agent.drain_battery(self._rng.choice((30, 45, MAINS_PERCENT)))
+        await asyncio.sleep(self._a_while())
+        agent.drain_battery(MAINS_PERCENT)
+
+    async def pressure(self) -> None:
+        agent = self._agent()
+        agent.press(("memory",))
+        await asyncio.sleep(self._a_while())
+        agent.press(())
+
+    async def jump_of_device(self) -> None:
+        self._agent().clock.skew_ms += self._rng.randint(-JUMP_MS, JUMP_MS)
+
+    async def twin(self) -> None:
+        """A disk was copied: another device has the identity of one."""
+        agent = self._agent()
+        if agent.name in self._world.twins:
+            return
+        twin = self._world.add_twin(agent.name)
+        twin.start()
+        await asyncio.sleep(self._a_while())
+        twin.end()
+
+    # People and nodes
+
+    async def drain(self) -> None:
+        name = self._agent().name
+        await self._tell(commands.UpdateNode(name, draining=True))
+        await asyncio.sleep(self._a_while())
+        if self._rng.random() < 0.8:
+            await self._tell(commands.UpdateNode(name, cordoned=False))
+
+    async def cordon(self) -> None:
+        name = self._agent().name
+        await self._tell(commands.UpdateNode(name, cordoned=True))
+        await asyncio.sleep(self._a_while())
+        await self._tell(commands.UpdateNode(name, cordoned=False))
+
+    async def taint(self) -> None:
+        name = self._agent().name
+        effect = self._rng.choice((TaintEffect.NO_EXECUTE, TaintEffect.NO_SCHEDULE))
+        await self._tell(commands.UpdateNode(name, set_taints=(Taint(TAINT, "", effect),)))
+        await asyncio.sleep(self._a_while())
+        await self._tell(commands.UpdateNode(name, remove_taints=(TAINT,)))
+
+    async def _tell(self, command: commands.UpdateNode) -> None:
+        self._told += 1
+        await self._world.write(command, request_id=f"node-{self._told}")
+
     # Coordinators
 
     async def crash(self) -> None:
@@ -171,7 +268,7 @@ class Nemesis:
 
     async def jump(self) -> None:
         """Of a wall clock. Rollouts wait by the wall clocks of those that lead, so that more would only take longer."""
-        self._coordinator().clock.skew_ms += self._rng.randint(-4_000, 4_000)
+        self._coordinator().clock.skew_ms += self._rng.randint(-JUMP_MS, JUMP_MS)
 
     async def transfer(self) -> None:
         there, to = self._coordinator(), self._rng.choice((*self._names(), ""))
@@ -217,14 +314,14 @@ class Nemesis:
 
     # How
 
-    async def _cut(self, ways: Ways, *, members: bool = False) -> None:
+    async def _cut(self, ways: Ways, *, members: bool = False, seconds: float = 0.0) -> None:
         world = self._world
         world.note(f"   cut {ways}")
         for way in ways:
             world.network.cut(*way)
             if members:
                 world.members.cut(*way)
-        await asyncio.sleep(self._a_while())
+        await asyncio.sleep(seconds or self._a_while())
         world.note(f"   no longer cut {ways}")
         for way in ways:
             world.network.heal(*way)

@@ -23,7 +23,8 @@ class Host(ABC):
         self.off = False  # without power: who dials gets no answer at all
         self.rng = random.Random(world.rng.getrandbits(64))
         skew_ms = self.rng.randint(-5_000, 5_000) if world.profile.skewed else 0
-        self.clock = DriftingClock(world.loop, skew_ms=skew_ms)
+        self.clock = DriftingClock(world.loop, skew_ms=world.profile.begins_ms + skew_ms)
+        self.awake_since_s = 0.0  # since when its process runs without having stood still
         self.world = world
         self._lives = 0
         self._restart: asyncio.TimerHandle | None = None
@@ -40,6 +41,7 @@ class Host(ABC):
         """A new process."""
         self._lives += 1
         self.off = False
+        self.awake_since_s = self.world.loop.time()
         self.process = Process(self.name, self._lives, self.clock)
         self.world.network.returned(self.name)
         self.world.note(f"{self.process} starts")
@@ -88,4 +90,5 @@ class Host(ABC):
     def thaw(self) -> None:
         if self.process is not None and self.process.frozen:
             self.world.note(f"{self.process} goes on")
+            self.awake_since_s = self.world.loop.time()
             self.world.loop.thaw(self.process)

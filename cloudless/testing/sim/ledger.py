@@ -11,15 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from cloudless.coordinator.core import commands
+from cloudless.coordinator.core import commands, snapshot
 from cloudless.coordinator.core.assignments import assignments_for
 from cloudless.coordinator.core.state import State
 from cloudless.coordinator.engine import is_internal
 from cloudless.coordinator.wal.record import LogEntry
 from cloudless.core.model import Assignment, Event, NodeState
 from cloudless.testing.sim import checks
+from cloudless.testing.sim.lifecycle import Lifecycle
+from cloudless.testing.sim.run_checks import RunChecks
 
 if TYPE_CHECKING:
+    from cloudless.testing.sim.agents import SimAgent
     from cloudless.testing.sim.world import World
 
 GIVEN_UP: Final = (NodeState.UNREACHABLE, NodeState.LOST)
@@ -31,6 +34,7 @@ GAP_S_MAX_OF_SEVERAL: Final = 1.4
 # A good node may be judged only on what was known before it was good, which may take a moment to be written.
 UNREACHABLE_GRACE_S: Final = 6.0
 LOST_GRACE_S: Final = 4.0
+THOROUGHLY_EVERY: Final = 8  # entries; a state is checked against itself, which takes long
 
 EventKey = tuple[int, int]
 
@@ -48,6 +52,11 @@ class Ledger:
         self._plans: dict[bytes, int] = {}  # what the leader's loops proposed: the term of the plan
         self._leaders: dict[int, str] = {}
         self._revisions: dict[str, int] = {}  # the newest assignments that each agent accepted
+        self._placed: dict[str, dict[str, None]] = {}  # the nodes that each replica was ever assigned to
+        self._fresh_entries = 0
+        self._expected = (-1, "")
+        self._lifecycle = Lifecycle(self.counts)
+        self._runs = RunChecks()
         self._known: dict[str, _Spell] = {}  # connected to a coordinator that the leader hears
         self._connected: dict[str, _Spell] = {}  # connected to a coordinator of the majority
 
@@ -68,6 +77,7 @@ class Ledger:
             known = self.entries.get(entry.index)
             if known is not None:
                 assert known == (entry.term, entry.data), f"{name} applied another entry {entry.index} than others"
+                self.recovered(name, host.snapshot)
                 return
             assert entry.index == self.last_index + 1 or not self.last_index, f"entry {entry.index} was left out"
             self.entries[entry.index] = (entry.term, entry.data)
@@ -78,6 +88,19 @@ class Ledger:
             self.history.add(round(self._world.loop.time(), 6), entry.index, entry.term)
             if not is_internal(entry.data):
                 self._fresh(entry, before, state)
+
+    def expect(self, index: int) -> None:
+        """From now on who comes to this index again has to come to the state that was there."""
+        self._expected = (index, snapshot.state_hash(self.states[index]))
+
+    def recovered(self, name: str, found: Any) -> None:
+        """A coordinator has come to this snapshot, from its disk or by entries that are known."""
+        with self._world.checking():
+            index, expected = self._expected
+            if found.index == index:
+                self.counts["states recovered"] += 1
+                same = snapshot.state_hash(found.state) == expected
+                assert same, f"the log gives {name} another state at entry {index} than the coordinators held"
 
     def _fresh(self, entry: LogEntry, before: State | None, state: State) -> None:
         """An entry that nobody has applied yet."""
@@ -102,8 +125,21 @@ class Ledger:
         self.events += keys
         if state is not before:
             self._world.note(f"{entry.index}: {kind} {_words(command)}")
-            checks.always(state)
+            assert before is not None, f"nobody has the state before entry {entry.index}"
+            if isinstance(command, commands.ApplyPlan):
+                for planned in command.replicas:
+                    replica = state.replicas.get(planned.replica_id)
+                    if replica is not None and replica.node_id:
+                        self._placed.setdefault(replica.id, {})[replica.node_id] = None
+                self.counts["plans that roll back"] += command.roll_back
+            checks.always(state, thoroughly=not self._fresh_entries % THOROUGHLY_EVERY)
+            self._fresh_entries += 1
             checks.no_second_copy(self._world)
+            planned_on = before
+            if isinstance(command, commands.ApplyPlan):
+                planned_on = self.states.get(command.planned_at_index, before)
+            self._lifecycle.check(command, planned_on, before, state)
+            self._runs.check(command, planned_on, before, state)
 
     # Nodes
 
@@ -120,7 +156,10 @@ class Ledger:
             for name in majority:
                 hub = world.coordinators[name].hub
                 session = hub._sessions.get(agent.name) if hub is not None else None
-                if session is None or not agent.responsive or session.instance_id != f"{agent.process}":
+                if session is None or not agent.responsive:
+                    continue
+                if session.instance_id != f"{agent.process}":
+                    self._taken(agent, session.instance_id)
                     continue
                 age_ms = world.coordinators[name].clock.monotonic_ms() - session.heard_at_ms
                 if age_ms > HEARD_MS_MAX or not world.both_ways(agent.name, name) or world.network.quality.loss:
@@ -131,6 +170,21 @@ class Ledger:
                 self._connected[agent.name] = self._lasting(self._connected.get(agent.name), now_s)
             if known:
                 self._known[agent.name] = self._lasting(self._known.get(agent.name), now_s)
+
+    def _taken(self, agent: SimAgent, instance_id: str) -> None:
+        """The session of a node is another process's than its own: a second device takes no identity of a first one
+        that was connected all the time."""
+        twin = self._world.twins.get(agent.name)
+        if twin is None or f"{twin.process}" != instance_id:
+            return
+        self.counts["identities taken"] += 1
+        now_s = self._world.loop.time()
+        spell = self._connected.get(agent.name)
+        if spell is None or now_s - spell.until_s > self._gap_s:
+            return
+        with self._world.checking():
+            good_s = spell.until_s - spell.since_s
+            assert good_s < LOST_GRACE_S, f"{twin.name} took the identity of {agent.name}, which was connected"
 
     def _judged(self, command: commands.ReportNode) -> None:
         now_s = self._world.loop.time()
@@ -151,12 +205,13 @@ class Ledger:
 
     # Agents
 
-    def assigned(self, node_id: str, revision: int, assignments: Sequence[Assignment]) -> None:
+    def assigned(self, agent: SimAgent, revision: int, assignments: Sequence[Assignment]) -> None:
         """An agent accepted what it was told."""
+        node_id = agent.identity
         with self._world.checking():
-            newest = self._revisions.get(node_id, 0)
-            assert revision >= newest, f"{node_id} went back from revision {newest} to {revision}"
-            self._revisions[node_id] = revision
+            newest = self._revisions.get(agent.name, 0)
+            assert revision >= newest, f"{agent.name} went back from revision {newest} to {revision}"
+            self._revisions[agent.name] = revision
             self.counts["assignments"] += 1
             state = self.states.get(revision)
             assert state is not None, f"{node_id} was told of revision {revision}, which nobody has applied"
@@ -164,14 +219,22 @@ class Ledger:
             told = {a.replica_id: (a.generation, a.stopping) for a in assignments}
             assert told == wanted, f"{node_id} was told {told} at revision {revision}, not {wanted}"
 
-    def stops(self, node_id: str, replica_id: str, call: str) -> None:
+    def starts(self, agent: SimAgent, replica_id: str) -> None:
+        """An agent makes its runtime start a replica: one that was assigned to this node, and to no other."""
+        with self._world.checking():
+            nodes = self._placed.get(replica_id, {})
+            assert agent.identity in nodes, f"{agent.name} starts {replica_id}, which was assigned to {list(nodes)}"
+
+    def stops(self, agent: SimAgent, replica_id: str, call: str) -> None:
         """An agent makes its runtime stop a replica."""
+        node_id = agent.identity
         with self._world.checking():
             self.counts["stops"] += 1
             state = self.states.get(self.last_index)
             replica = None if state is None else state.replicas.get(replica_id)
             wanted = replica is not None and replica.node_id == node_id and not replica.stopping
-            assert not wanted, f"{node_id}: {call} of {replica_id}, which it shall run"
+            wanted = wanted and not agent.may_stop(replica_id)
+            assert not wanted, f"{agent.name}: {call} of {replica_id}, which it shall run"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,11 @@ from cloudless.testing.sim.agents import SimAgent
 from cloudless.testing.sim.coordinators import SimCoordinator
 from cloudless.testing.sim.ledger import Ledger
 from cloudless.testing.sim.profile import Profile
+from cloudless.testing.sim.tenures import Tenures
 from cloudless.testing.sim_raft.processes import PROCESS, ProcessLoop, outside
 from cloudless.testing.simnet import SimNetwork, SimStream
 
-_TOKEN: Final = "join"  # noqa: S105 - the id of a token in the simulated state
+ZONES: Final = 3
 _WRITE_S: Final = 5.0
 _SYN_S: Final = 3.0  # who dials a machine without power waits so long for nothing
 _LOOK_S: Final = 0.5
@@ -65,9 +66,12 @@ class World:
             loop=_Timers(loop),  # type: ignore[arg-type]
         )
         self.ledger = Ledger(self)
+        self.tenures = Tenures(self)
+        self._scratch = scratch
         names = [f"c{i + 1}" for i in range(profile.coordinators)]
         self.coordinators = {name: SimCoordinator(self, name) for name in names}
-        self.agents = [SimAgent(self, f"n{i:02}", zone=f"z{i % 4}", scratch=scratch) for i in range(profile.agents)]
+        self.agents = [SimAgent(self, f"n{i:02}", scratch=scratch) for i in range(profile.agents)]
+        self.twins: dict[str, SimAgent] = {}  # second devices of an identity, by identity
         loop.set_exception_handler(self._unhandled)
 
     async def start(self) -> None:
@@ -75,10 +79,15 @@ class World:
             coordinator.found(list(self.coordinators))
             coordinator.start()
         self.loop.create_task(self._look())
-        token = JoinToken(id=_TOKEN, node_pattern="*", max_uses=10_000, expires_at_ms=2**60)
-        await self.write(commands.CreateToken(token), request_id="token")
-        for agent in self.agents:
-            enrollment = commands.EnrollNode(token_id=_TOKEN, node_id=agent.name, public_key_sha256=f"key-{agent.name}")
+        for zone in range(ZONES):
+            token = JoinToken(
+                id=f"join-{zone}", node_pattern="*", zone=f"z{zone}", max_uses=10_000, expires_at_ms=2**60
+            )
+            await self.write(commands.CreateToken(token), request_id=f"token-{zone}")
+        for number, agent in enumerate(self.agents):
+            enrollment = commands.EnrollNode(
+                token_id=f"join-{number % ZONES}", node_id=agent.name, public_key_sha256=f"key-{agent.name}"
+            )
             await self.write(enrollment, request_id=f"enroll-{agent.name}")
         for agent in self.agents:
             agent.start()
@@ -125,8 +134,22 @@ class World:
         while True:
             await asyncio.sleep(_LOOK_S)
             self.ledger.look()
+            with self.checking():
+                self.tenures.look()
 
     # Who is there
+
+    def devices(self) -> Iterator[SimAgent]:
+        """All that there are, the second ones of an identity among them."""
+        yield from self.agents
+        yield from self.twins.values()
+
+    def add_twin(self, identity: str) -> SimAgent:
+        """Another device that says to be this node. It is not started yet."""
+        number = len(self.twins)
+        twin = SimAgent(self, f"{identity}-twin-{number}", scratch=self._scratch, identity=identity)
+        self.twins[identity] = twin
+        return twin
 
     def up(self) -> list[SimCoordinator]:
         """Those that take calls."""

@@ -51,6 +51,7 @@ class ProcessLoop(SimLoop):
         self.ended_s = 0.0
         self._draining = False  # the run is over: what is left of dead processes may clean up
         self._dropped: list[asyncio.Handle] = []  # due callbacks of dead processes
+        self._frozen: dict[Process, None] = {}  # every process that ever had something to do while it was frozen
 
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
@@ -85,6 +86,7 @@ class ProcessLoop(SimLoop):
                     self._dropped.append(handle)
                     continue
                 if process.frozen:
+                    self._frozen[process] = None
                     process.parked.append(handle)
                     continue
             self.callbacks += not self._draining
@@ -95,6 +97,7 @@ class ProcessLoop(SimLoop):
         if not process.alive:
             return
         if process.frozen:
+            self._frozen[process] = None
             process.parked.append(asyncio.Handle(callback, args, self, process.context))
         else:
             process.context.run(callback, *args)
@@ -156,6 +159,8 @@ class ProcessLoop(SimLoop):
             self._draining = True
             self.ended_s = self._virtual_s
             at_end()
+            for process in self._frozen:
+                self._dropped += process.parked
             self._ready.extend(self._dropped)  # type: ignore[attr-defined]
             self.set_exception_handler(lambda *_: None)
             self._limit_s = float("inf")
