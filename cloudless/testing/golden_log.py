@@ -84,7 +84,7 @@ def coordinator_entries() -> list[bytes]:
 
 
 def lifecycle_entries() -> list[bytes]:
-    """Rollouts and runs: schema 3."""
+    """Rollouts and moves: schema 3."""
     return _encoded(_lifecycle_commands())
 
 
@@ -258,6 +258,37 @@ def _lifecycle_commands() -> Iterator[tuple[str, c.Command]]:
     victims = c.PlannedStop("web-bbbbb", "Preempted"), c.PlannedStop("nobody", "Preempted")
     yield loop, c.ApplyPlan("default", "high", 0, (_planned("high-aaaaa", 1),), preemptions=victims)
     yield loop, c.ApplyPlan("default", "web", preemptions=(c.PlannedStop("high-aaaaa", "Preempted"),))  # no right to it
+    yield from _move_commands(node)
+
+
+def _move_commands(node: str) -> Iterator[tuple[str, c.Command]]:
+    """A replica that moves to a better node, and one whose successor fails."""
+    loop, other = "system/reconciler", "node/node-b"
+    yield "user/alice", c.CreateToken(JoinToken("t2", "*", max_uses=1, expires_at_ms=_START_MS + 9_000_000))
+    yield other, c.EnrollNode("t2", "node-b", "sha-b", "0b", _START_MS + 80_000_000)
+    yield other, c.ReportNode("node-b", NodeState.READY, "connected", device(cpu_millis=1000))
+    asked = Metadata("moving", "default", annotations={"cloudless.dev/rebalance": "true"})
+    yield "user/alice", c.PutWorkload(asked, service(replicas=2))
+    begun = RolloutProgress(1, 1, RolloutPhase.COMPLETE, _START_MS, _START_MS, available=2)
+    first = _planned("moving-aaaaa", 1, "node-a"), _planned("moving-bbbbb", 1, "node-a")
+    yield loop, c.ApplyPlan("default", "moving", 0, first, rollout=begun)
+    ready = tuple(c.ReportedReplica(p.replica_id, _status(ReplicaPhase.READY)) for p in first)
+    yield node, c.ReportReplicas("node-a", ready)
+    successor = dataclasses.replace(_planned("moving-ccccc", 1, "node-b"), replaces="moving-aaaaa")
+    yield loop, c.ApplyPlan("default", "moving", replicas=(dataclasses.replace(successor, replaces="nobody"),))
+    yield loop, c.ApplyPlan("default", "moving", replicas=(successor,))
+    again = dataclasses.replace(successor, replica_id="moving-ddddd")
+    yield loop, c.ApplyPlan("default", "moving", replicas=(again,))  # it is being replaced
+    yield other, c.ReportReplicas("node-b", (c.ReportedReplica("moving-ccccc", _status(ReplicaPhase.FAILED)),))
+    failed = dataclasses.replace(begun, moves_failed=1, move_failed_at_ms=_START_MS + 60_000)
+    dropped = c.PlannedStop("moving-ccccc", "Failed")
+    yield loop, c.ApplyPlan("default", "moving", stops=(dropped,), rollout=failed)
+    yield other, c.ReportReplicas("node-b", (c.ReportedReplica("moving-ccccc", gone=True),))
+    yield loop, c.ApplyPlan("default", "moving", replicas=(again,))
+    yield other, c.ReportReplicas("node-b", (c.ReportedReplica("moving-ddddd", _status(ReplicaPhase.READY)),))
+    moved = c.PlannedStop("moving-aaaaa", "Rebalanced")
+    yield loop, c.ApplyPlan("default", "moving", stops=(moved,), rollout=begun)
+    yield node, c.ReportReplicas("node-a", (c.ReportedReplica("moving-aaaaa", gone=True),))
 
 
 def _run_commands() -> Iterator[tuple[str, c.Command]]:
