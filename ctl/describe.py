@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from cloudless.core import quantity
-from cloudless.ctl import resources, table
+from cloudless.ctl import resources, table, verdicts
 from cloudless.ctl.output import field_word, plain
 from cloudless.ctl.times import age, instant, span
 
@@ -170,7 +170,7 @@ def workload(
     if item.metadata.annotations:
         yield pair("Annotations", labels(item.metadata.annotations))
     yield pair("Type", field_word(spec, "type"))
-    yield pair("Status", field_word(status, "phase") + (", being deleted" if item.deleting else ""))
+    yield pair("Status", verdicts.status(item) + (", being deleted" if item.deleting else ""))
     if status.message:
         yield pair("Message", status.message)
     yield pair(
@@ -182,7 +182,10 @@ def workload(
     yield pair("Generation", item.generation)
     yield pair("Created", f"{instant(item.created_at_ms)} ({age(item.created_at_ms, now_ms)} ago)")
     yield pair("Updated", f"{instant(item.updated_at_ms)} ({age(item.updated_at_ms, now_ms)} ago)")
-    yield pair("Strategy", _strategy(spec.rollout))
+    if verdicts.has_runs(item):
+        yield from _when(spec)
+    else:
+        yield pair("Strategy", _strategy(spec.rollout))
     yield from _rollout(item, now_ms)
     yield from _runs(item, now_ms)
     yield from block("Containers", _templates(spec.containers))
@@ -236,6 +239,20 @@ def _runs(item: Any, now_ms: int) -> Iterator[str]:
     ]
     if cells:
         yield from block("Runs", rows(["RUN", "STATUS", "DUE", "STARTED", "TOOK", "REPLICAS"], cells))
+
+
+def _when(spec: Any) -> Iterator[str]:
+    """When a job or cron runs, and what a run is."""
+    schedule, completion = spec.schedule, spec.completion
+    if schedule.cron:
+        zone = f" in {schedule.time_zone}" if schedule.time_zone else ""
+        yield pair("Schedule", f"{schedule.cron}{zone}" + (", suspended" if schedule.suspend else ""))
+        rules = field_word(schedule, "concurrency"), field_word(schedule, "missed")
+        yield pair("Concurrency", f"{rules[0] or '-'}; missed runs: {rules[1] or '-'}")
+    text = f"{max(1, completion.completions)} completed, {max(1, completion.parallelism)} at a time"
+    if completion.active_deadline_ms:
+        text += f", within {span(completion.active_deadline_ms)}"
+    yield pair("A run is", text)
 
 
 def _strategy(rollout: Any) -> str:

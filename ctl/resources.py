@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from cloudless.api.v1 import control_pb2
 from cloudless.core import quantity
+from cloudless.ctl import verdicts
 from cloudless.ctl.app import App
 from cloudless.ctl.arguments import usage
 from cloudless.ctl.output import field_word, plain
@@ -168,10 +169,11 @@ WORKLOAD: Final = Resource(
     True,
     (
         Column("NAME", lambda w, _: w.metadata.name),
-        Column("READY", lambda w, _: f"{w.status.ready}/{w.status.desired}"),
-        Column("STATUS", lambda w, _: field_word(w.status, "phase")),
-        Column("UPDATED", lambda w, _: str(w.status.updated)),
+        Column("READY", lambda w, _: verdicts.ready(w)),
+        Column("STATUS", lambda w, _: verdicts.status(w)),
+        Column("UPDATED", lambda w, _: "-" if verdicts.has_runs(w) else str(w.status.updated)),
         Column("AGE", lambda w, at: age(w.created_at_ms, at.now_ms)),
+        Column("TYPE", lambda w, _: field_word(w.spec, "type"), wide=True),
         Column("IMAGES", lambda w, _: ",".join(c.image or " ".join(c.process) for c in w.spec.containers), wide=True),
         Column("GENERATION", lambda w, _: str(w.generation), wide=True),
         Column("PRIORITY", lambda w, _: str(w.spec.priority), wide=True),

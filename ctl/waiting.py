@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final
 
 from cloudless.api.v1 import control_pb2
-from cloudless.ctl import resources
+from cloudless.ctl import resources, verdicts
 from cloudless.ctl.app import App
 from cloudless.ctl.client import deadline
 from cloudless.ctl.output import field_word
@@ -19,23 +19,33 @@ Key = tuple[str, str]  # namespace, name
 EXPLAINED_MAX: Final = 5
 
 
-def is_available(workload: Any) -> bool:
-    """Every replica that is wanted is of the present generation and ready, and none of an older one is left.
-
-    That is for the coordinator to say: its counts mix the generations, so that a ready replica of the old one could
-    stand for a new one that is not.
-    """
-    return not workload.deleting and field_word(workload.status, "phase") == "Available"
-
-
 def available(app: App, keys: Collection[Key], *, timeout_ms: int, done: Callable[[Any], None]) -> None:
-    """Until each workload is available; `done` is called for each as it becomes so.
+    """Until each workload is available (`verdicts.is_available`); `done` is called for each as it becomes so.
 
-    Raises Unplaceable when the time is over and a replica fits nowhere, DeadlineExceeded when it is over otherwise;
-    both say what is missing. Raises NotFound for a workload that is deleted meanwhile.
+    Raises FailedPrecondition (RolloutFailed, RolledBack, RunFailed) as soon as one will not get there by itself,
+    Unplaceable when the time is over and a replica fits nowhere, DeadlineExceeded when it is over otherwise; all say
+    what is wrong. Raises NotFound for a workload that is deleted meanwhile.
     """
+    _until(app, keys, verdicts.is_available, timeout_ms=timeout_ms, done=done)
+
+
+def complete(app: App, key: Key, *, timeout_ms: int) -> None:
+    """Until the newest run of a job or cron succeeded. Raises as `available`."""
+    _until(app, [key], verdicts.is_complete, timeout_ms=timeout_ms, done=lambda workload: None, of_runs=True)
+
+
+def _until(
+    app: App,
+    keys: Collection[Key],
+    condition: Callable[[Any], bool],
+    *,
+    timeout_ms: int,
+    done: Callable[[Any], None],
+    of_runs: bool = False,
+) -> None:
     left = set(keys)
     latest: dict[Key, Any] = {}
+    since: dict[Key, int] = {}  # their generations when the waiting began
     with Progress(app) as progress:
         try:
             for message in _workloads(app, keys, timeout_ms):
@@ -43,7 +53,11 @@ def available(app: App, keys: Collection[Key], *, timeout_ms: int, done: Callabl
                     workload = message.workload
                     key = workload.metadata.namespace, workload.metadata.name
                     latest[key] = workload
-                    if key in left and is_available(workload):
+                    first = since.setdefault(key, workload.generation)
+                    if key in left and (failure := verdicts.failure(workload, since_generation=first, of_runs=of_runs)):
+                        progress.clear()
+                        raise failure
+                    if key in left and condition(workload):
                         left.discard(key)
                         progress.clear()
                         done(workload)
@@ -82,6 +96,8 @@ def _summary(left: Collection[Key], latest: dict[Key, Any]) -> str:
     if workload is None:
         return f"waiting for workload/{key[1]}"
     status = workload.status
+    if verdicts.has_runs(workload):
+        return f"workload/{key[1]}: {status.message or 'no run yet'}"
     text = f"workload/{key[1]}: {status.ready} of {status.desired} ready, {status.updated} updated"
     return f"{text} ({status.message})" if status.message else text
 
@@ -104,6 +120,8 @@ def _late(app: App, left: Collection[Key], latest: dict[Key, Any], timeout_ms: i
         if workload:
             status = workload.status
             state = f"{status.ready} of {status.desired} ready, {status.updated} of generation {workload.generation}"
+            if verdicts.has_runs(workload):
+                state = status.message or "no run yet"
         reasons.append(f"workload/{name}: {state}")
         request = control_pb2.ListReplicasRequest(options=control_pb2.ListOptions(namespace=namespace), workload=name)
         for replica in app.client.pages("Workload", "ListReplicas", request, "replicas")[0][:EXPLAINED_MAX]:
@@ -116,7 +134,8 @@ def _late(app: App, left: Collection[Key], latest: dict[Key, Any], timeout_ms: i
             if ready:
                 why = f"still of generation {replica.generation}"
             reasons.append(f"replica/{replica.id}: {resources.replica_status(replica)}{f': {why}' if why else ''}")
-        if workload and workload.status.message and reasons[-1].startswith("workload/"):
+        told = workload and verdicts.has_runs(workload)
+        if workload and not told and workload.status.message and reasons[-1].startswith("workload/"):
             reasons[-1] += f": {workload.status.message}"
     more = f"\n  and {len(left) - EXPLAINED_MAX} more" if len(left) > EXPLAINED_MAX else ""
     message = f"not available after {span(timeout_ms)}:\n  " + "\n  ".join(reasons) + more

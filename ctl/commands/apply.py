@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from cloudless.api.v1 import control_pb2
-from cloudless.ctl import manifests, options, output, waiting
+from cloudless.ctl import manifests, options, output, verdicts, waiting
 from cloudless.ctl.app import App
 from cloudless.ctl.arguments import duration_ms, usage
 from cloudless.ctl.cli import command
@@ -31,7 +31,7 @@ _WORDS: Final = {"created": "created", "updated": "configured", "unchanged": "un
 @click.option("--dry-run", type=click.Choice(["none", "client", "server"]), default="none", is_flag=False,
               flag_value="client",
               help="client (the bare flag): only check the manifests; server: ask what would change.")  # fmt: skip
-@click.option("--wait", is_flag=True, help="Block until every replica is ready.")
+@click.option("--wait", is_flag=True, help="Block until every replica is ready, and every job has run.")
 @options.timeout("5m")
 @click.option("-o", "--output", "format", default="table", metavar="FORMAT", help="table, name, json or yaml.")
 def apply(
@@ -59,7 +59,11 @@ def apply(
 
 
 def _done(app: App, workload: Any, format: str) -> None:
-    if format == "table":
+    if format == "table" and verdicts.has_runs(workload):
+        app.print(
+            f"workload/{workload.metadata.name} is {verdicts.status(workload).lower()}: {workload.status.message}"
+        )
+    elif format == "table":
         status = workload.status
         app.print(f"workload/{workload.metadata.name} is available ({status.ready} of {status.desired} ready)")
 

@@ -7,13 +7,13 @@ from typing import Any, Final
 import click
 
 from cloudless.api.v1 import control_pb2
-from cloudless.ctl import options, output, resources, table, waiting
+from cloudless.ctl import options, output, resources, table, verdicts, waiting
 from cloudless.ctl.app import App
 from cloudless.ctl.arguments import duration_ms, targets, usage
 from cloudless.ctl.cli import Command, command, group
 from cloudless.ctl.output import field_word
 from cloudless.ctl.times import age
-from cloudless.errors import NotFound
+from cloudless.errors import FailedPrecondition, NotFound
 
 rollout = group("rollout", "Follow rollouts, and pause, promote, undo or restart them.")
 _names = click.argument(
@@ -46,33 +46,42 @@ def restart(app: App, names: tuple[str, ...]) -> None:
 @_names
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Block until the rollout is complete.")
 @options.timeout("5m")
-def status(app: App, names: tuple[str, ...], wait: bool, timeout: str) -> None:
-    """Show how far rollouts are; blocks until they are complete."""
+def status(app: App, names: tuple[str, ...], wait: bool, timeout: str) -> int:
+    """Show how far rollouts are; blocks until they are complete.
+
+    Fails as soon as one failed or was rolled back.
+    """
+    code = 0
     timeout_ms = duration_ms(timeout, "--timeout")
     for namespace, name in _keys(app, names):
         workload = resources.WORKLOAD.get(app, name)
-        if wait and not waiting.is_available(workload) and not _stands_still(workload):
+        if wait and not verdicts.is_available(workload) and not _stands_still(workload):
             waiting.available(app, [(namespace, name)], timeout_ms=timeout_ms, done=lambda found: None)
             workload = resources.WORKLOAD.get(app, name)
         app.print(f"workload/{name} generation {workload.generation} is {_how_far(workload)}")
+        if wait and field_word(workload.rollout, "phase") in ("Failed", "RolledBack"):
+            code = FailedPrecondition.exit_code
+    return code
 
 
 def _stands_still(workload: Any) -> bool:
     """Whether it goes on only when somebody says so."""
-    return field_word(workload.rollout, "phase") in ("Paused", "AwaitingPromotion", "Failed")
+    return field_word(workload.rollout, "phase") in ("Paused", "AwaitingPromotion")
 
 
 def _how_far(workload: Any) -> str:
     state = workload.status
+    if verdicts.has_runs(workload):
+        return f"{verdicts.status(workload).lower()}: {state.message or 'no run yet'}"
     counts = f"{state.updated} of {state.desired} updated, {state.ready} ready"
     phase = field_word(workload.rollout, "phase")
     words = {
         "Paused": "paused",
         "AwaitingPromotion": "waiting to be promoted",
         "Failed": "not going on: it failed",
-        "RolledBack": "rolled back" if waiting.is_available(workload) else "being rolled back",
+        "RolledBack": "rolled back" if verdicts.is_available(workload) else "being rolled back",
     }
-    done = words.get(phase) or ("complete" if waiting.is_available(workload) else "in progress")
+    done = words.get(phase) or ("complete" if verdicts.is_available(workload) else "in progress")
     told = f"; {workload.rollout.message}" if workload.rollout.message else ""
     return f"{done}: {counts}{told}"
 

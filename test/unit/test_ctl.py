@@ -75,7 +75,7 @@ def test_get_replicas_and_workloads(ctl: Ctl, fabric: FakeControl) -> None:
         web    2/2     Available   2         1m
     """)
     wide = ctl("get", "wl", "-o", "wide", "-A", "--no-headers").out
-    assert wide.split() == ["default", "web", "2/2", "Available", "2", "1m", "nginx", "1", "50", "-"]
+    assert wide.split() == ["default", "web", "2/2", "Available", "2", "1m", "service", "nginx", "1", "50", "-"]
 
 
 @pytest.mark.parametrize(
