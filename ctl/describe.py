@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from cloudless.core import quantity
-from cloudless.ctl import resources, table, verdicts
+from cloudless.ctl import device_words, resources, table, verdicts
 from cloudless.ctl.output import field_word, plain
 from cloudless.ctl.times import age, instant, span
 
 _LABEL_WIDTH: Final = 16
 _COMMAND_WIDTH: Final = 100
+_CONFLICT: Final = "security.identity_conflict"
 NODES_SHOWN: Final = 8
 
 
@@ -153,6 +154,11 @@ def _containers(statuses: Sequence[Any], spec: Any | None, now_ms: int) -> Itera
         elif status.state == "running" and status.started_at_ms:
             state += f" since {instant(status.started_at_ms)} ({age(status.started_at_ms, now_ms)})"
         yield pair("state", state, 2)
+        if status.message:
+            yield pair("message", status.message, 2)
+        if status.retry_at_ms and status.state != "running":
+            left_ms = status.retry_at_ms - now_ms
+            yield pair("next start", f"in {span(left_ms)}" if left_ms > 0 else "now", 2)
         yield pair("ready", "yes" if status.ready else "no", 2)
         yield pair("restarts", status.restart_count, 2)
         if status.last_reason:
@@ -307,6 +313,11 @@ def node(view: Any, replicas: Sequence[Any], events: Sequence[Any], now_ms: int)
     skew_ms = view.clock_skew_ms if view.heartbeat_age_ms >= 0 else item.clock_skew_ms  # as last recorded
     if abs(skew_ms) >= 1000:
         yield pair("Clock skew", f"{'-' if skew_ms < 0 else ''}{span(abs(skew_ms))}")
+    conflict = next((event for event in reversed(events) if event.type == _CONFLICT), None)
+    if conflict is not None:
+        yield pair("Identity", f"{conflict.description} ({age(conflict.time_ms, now_ms)} ago)")
+    yield pair("Reliability", device_words.reliability(item, now_ms))
+    yield pair("Usually online", device_words.presence(item))
     yield pair("Region, zone", f"{item.region or '-'}, {item.zone or '-'}")
     yield pair("Labels", labels(item.labels))
     taints = [f"{t.key}={t.value}:{field_word(t, 'effect')}" for t in item.taints]
@@ -318,9 +329,12 @@ def node(view: Any, replicas: Sequence[Any], events: Sequence[Any], now_ms: int)
     yield pair("Addresses", ", ".join(device.addresses))
     yield pair("Agent", device.agent_version)
     yield pair("Power", _power(view))
+    if view.HasField("usage"):
+        yield pair("Pressure", ", ".join(view.usage.pressure) or "none")
     yield pair("Disk", f"measured IOPS class {device.iops_class}" if device.iops_class else "not measured")
     yield pair("Enrolled", f"{instant(item.enrolled_at_ms)} with token {item.token_id or '-'}")
     yield pair("Certificate", f"{item.certificate_serial or '-'}, until {instant(item.certificate_expires_at_ms)}")
+    yield from block("Owner", (pair(label, words) for label, words in device_words.owner(device)))
     yield from block("Resources", _resources(view))
     yield from block("Runtimes", _runtimes(device.runtimes))
     yield from block("Features", _features(device.features))

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from cloudless.api.v1 import control_pb2
 from cloudless.core import quantity
-from cloudless.ctl import verdicts
+from cloudless.ctl import device_words, verdicts
 from cloudless.ctl.app import App
 from cloudless.ctl.arguments import usage
 from cloudless.ctl.output import field_word, plain
@@ -197,12 +197,14 @@ WORKLOAD: Final = Resource(
 
 
 def node_status(node: Any) -> str:
-    """`Ready`, `Ready,Cordoned`, `Unreachable,Draining`."""
+    """`Ready`, `Ready,Cordoned`, `Unreachable,Draining`, `Ready,NotAccepting` where its owner admits no work now."""
     words = [field_word(node, "state")]
     if node.draining:
         words.append("Draining")
     elif node.cordoned:
         words.append("Cordoned")
+    if not device_words.accepts(node.device):
+        words.append("NotAccepting")
     return ",".join(words)
 
 
@@ -213,6 +215,11 @@ def _list_nodes(app: App, query: Query) -> tuple[list[Any], int]:
 
 def _get_node(app: App, name: str) -> Any:
     return app.client.call("Node", "GetNode", control_pb2.GetNodeRequest(id=name)).node
+
+
+def _reliability(view: Any) -> str:
+    node = view.node
+    return device_words.percent(node.reliability.available_permille) if node.HasField("reliability") else ""
 
 
 def _runtimes(view: Any) -> str:
@@ -262,6 +269,7 @@ NODE: Final = Resource(
         ),
         Column("REPLICAS", lambda v, _: str(v.replicas)),
         Column("AGE", lambda v, at: age(v.node.enrolled_at_ms, at.now_ms)),
+        Column("RELIABILITY", lambda v, _: _reliability(v), wide=True),
         Column("REGION", lambda v, _: v.node.region, wide=True),
         Column("ARCH", lambda v, _: v.node.device.arch, wide=True),
         Column("RUNTIMES", lambda v, _: _runtimes(v), wide=True),
