@@ -15,7 +15,8 @@ DOCS: Final[Mapping[Any, Mapping[str, str]]] = {
         "name": "Name within the namespace: at most 63 of a-z, 0-9 and -.",
         "namespace": "Namespace that the workload lives in.",
         "labels": "Labels to select workloads by.",
-        "annotations": "Notes for people and programs; the fabric reads cloudless.dev/change-cause and cloudless.dev/rebalance.",
+        "annotations": "Notes for people and programs; the fabric reads cloudless.dev/change-cause and "
+        "cloudless.dev/rebalance.",
     },
     spec.WorkloadSpec: {
         "type": "service keeps a number of replicas running, system one on each matching node; job and cron end.",
