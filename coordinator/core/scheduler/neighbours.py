@@ -13,6 +13,7 @@ from cloudless.coordinator.core.scheduler.facets import DOMAIN
 from cloudless.coordinator.core.scheduler.table import Codes, Floats, Ints, NodeTable
 from cloudless.coordinator.core.scheduler.verdicts import Verdict
 
+_NO_ROWS: Final[Ints] = np.empty(0, np.int64)
 ORDER: Final = ("affinity", "anti_affinity", "spread")  # the filters of this kind
 
 
@@ -29,24 +30,38 @@ class Neighbours:
             self._counts[facet.codes[table.index[node_id]]] += count
         self._total = int(self._counts.sum())
         self._measured = np.unique(facet.codes[eligible]) if term.filter == "spread" else None
+        self._lowest = self._count_lowest()
 
-    def take(self, row: int) -> None:
-        """One replica more of the workload itself is on the node."""
-        if self.term.own:
-            self._counts[self._places[row]] += 1
-            self._total += 1
+    def _count_lowest(self) -> int:
+        measured = self._measured
+        return 0 if measured is None or not len(measured) else int(self._counts[measured].min())
+
+    def take(self, row: int) -> Ints | None:
+        """One replica more of the workload itself is on the node. The rows for which the term may say something else
+        now; None: any."""
+        if not self.term.own:
+            return _NO_ROWS
+        place = self._places[row]
+        self._counts[place] += 1
+        self._total += 1
+        lowest, self._lowest = self._lowest, self._count_lowest()
+        if self._lowest != lowest or (self.term.filter == "affinity" and self._total == 1):
+            return None
+        return np.flatnonzero(self._places == place)
 
     def excess(self) -> Ints:
         """By how much each place breaks the term: not at all up to 0."""
+        return self._excess(self._counts)
+
+    def _excess(self, counts: Ints) -> Ints:
+        """The same, of places with so many replicas."""
         match self.term.filter:
             case "affinity":
                 first = self._total == 0 and (self.term.own or not self.term.required)
-                return np.zeros_like(self._counts) if first else (self._counts == 0).astype(np.int64)
+                return np.zeros_like(counts) if first else (counts == 0).astype(np.int64)
             case "spread":
-                measured = self._measured
-                lowest = 0 if measured is None or not len(measured) else int(self._counts[measured].min())
-                return self._counts + (1 - lowest - self.term.max_skew)
-        return self._counts
+                return counts + (1 - self._lowest - self.term.max_skew)
+        return counts
 
     def against(self, number: int) -> Codes:
         """The number for each node where the term is broken, and else 0."""
@@ -56,6 +71,11 @@ class Neighbours:
     def points(self) -> Floats:
         """What breaking the term counts, for each node."""
         found: Floats = (columns.points(self.excess()) * self.term.weight)[self._places]
+        return found
+
+    def points_at(self, rows: Ints) -> Floats:
+        """As `points`, for these nodes."""
+        found: Floats = columns.points(self._excess(self._counts[self._places[rows]])) * self.term.weight
         return found
 
 

@@ -23,6 +23,7 @@ from cloudless.core.spec import ResourceAmounts, TaintEffect
 
 CANDIDATES_SHOWN: Final = 5
 _FRONT: Final = 64  # of the best nodes are kept in order
+_REORDERED: Final = 8  # nodes at most that find their place among the best one by one
 
 
 def place(
@@ -214,6 +215,14 @@ class Board:
         self._preference: Floats = (points + self._failed + self._tainted) / self._preference_weight
         self._totals: Floats = self._base - self._preference_weight * self._preference
 
+    def _weigh_at(self, rows: Ints) -> None:
+        """As `_weigh`, of these nodes."""
+        points: Floats = np.zeros(len(rows))
+        for each in self._soft:
+            points = points + each.points_at(rows)
+        self._preference[rows] = (points + self._failed[rows] + self._tainted[rows]) / self._preference_weight
+        self._totals[rows] = self._base[rows] - self._preference_weight * self._preference[rows]
+
     # -- while placing ------------------------------------------------------------------------------------
 
     def _refill(self) -> None:
@@ -234,16 +243,29 @@ class Board:
             fits = False
             self._close_ports(self._port_verdict, row)
         self._rescore(row, used)
-        for each in self._terms:
-            each.take(row)
+        concerned = [each.take(row) for each in self._terms]
         if not fits:
             self._blocked[row] = True
             self.feasible -= 1
             self.verdicts.fell(row)
-        if self._moving_verdicts or self._moving_points:
+        if self._moving_verdicts:
             self._moved = True
+        elif self._moving_points:
+            self._weigh_after(concerned)
         else:
             self._reorder(row, fits=fits)
+
+    def _weigh_after(self, concerned: list[Ints | None]) -> None:
+        """The nodes that share a place with the one that was placed on are others now, as a rule few; else all are."""
+        rows: set[int] = set()
+        for each in concerned:
+            if each is None or len(rows) + len(each) > _REORDERED:
+                self._moved = True
+                return
+            rows.update(each.tolist())
+        self._weigh_at(np.array(sorted(rows), np.int64))
+        for row in sorted(rows):
+            self._reorder(row, fits=not self._blocked[row])
 
     def _close_ports(self, verdict: Verdict, row: int) -> None:
         reason = filters.host_port_reason(sorted(self._ports))
@@ -267,7 +289,7 @@ class Board:
         self._totals[row] = self._base[row] - self._preference_weight * self._preference[row]
 
     def _reorder(self, row: int, *, fits: bool) -> None:
-        """Only the node that was placed on is another one now."""
+        """This node is another one now."""
         position = next((i for i, (_, at) in enumerate(self._front) if at == row), None)
         if position is not None:
             del self._front[position]
