@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -49,6 +48,8 @@ UNSETTLED_PLANS = 2000
 CONCURRENCY = 8  # plans of different keys whose proposals are under way at once
 _BATCHES_PER_TURN = 256
 _KEYS_PER_TURN = 2000
+_SHORT_S = 0.005  # of plans that take no longer one may follow the other at once
+_REST = 2.0  # so many times as long as a long plan took, no other begins
 
 
 class Key(Protocol):
@@ -96,11 +97,11 @@ class ReconcileLoop(Generic[S, K]):
         rng: random.Random,
         actor: str,
         concurrency: int = CONCURRENCY,
-        seconds: Callable[[], float] = time.perf_counter,
+        seconds: Callable[[], float] | None = None,
     ) -> None:
         """`dirty` names the keys that a batch may concern, `all_keys` those of a state, both in the order in which
         they are looked at; `rng` gives the seeds and the jitter; `actor` is written into the log
-        (`system/reconciler`); `name` labels metrics and log lines."""
+        (`system/reconciler`); `name` labels metrics and log lines; `seconds` is the store's timer unless given."""
         self._store = store
         self._name = name
         self._dirty_of = dirty
@@ -109,7 +110,7 @@ class ReconcileLoop(Generic[S, K]):
         self._rng = rng
         self._actor = actor
         self._concurrency = concurrency
-        self._seconds = seconds
+        self._seconds = seconds or store.seconds
         self._term: _Term[S, K] | None = None
         self._ended: set[asyncio.Task[None]] = set()
         self._stopped = False
@@ -245,7 +246,9 @@ class _Term(Generic[S, K]):
     # What to do
 
     async def _plan_forever(self) -> None:
-        """Plans one key after the other, and lets the event loop turn between two."""
+        """Plans one key after the other, and lets the event loop turn between two. Long plans get a third of its time:
+        whatever else is to be done, heartbeats to be read among it, is done before the next one. What happens to a key
+        meanwhile (a workload of thousands gets a report for each replica) is one plan then, not many."""
         while True:
             await self._work.wait()
             await self._slots.acquire()
@@ -256,9 +259,11 @@ class _Term(Generic[S, K]):
             key = next(iter(self._dirty))
             del self._dirty[key]
             self._depth.set(len(self._dirty))
+            began = self._owner._seconds()
             if not self._plan(key):
                 self._slots.release()
-            await asyncio.sleep(0)
+            took_s = self._owner._seconds() - began
+            await asyncio.sleep(_REST * took_s if took_s > _SHORT_S else 0)
 
     def _plan(self, key: K) -> bool:
         """Reconciles a key. True: its proposals are under way, and hold a slot."""

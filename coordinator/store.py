@@ -248,6 +248,11 @@ class Store(Generic[S]):
                 self._time.heard(event.time_ms, wall_ms=wall_ms, monotonic_ms=monotonic_ms, following=following)
                 return
 
+    @property
+    def seconds(self) -> Callable[[], float]:
+        """The monotonic timer that durations are measured with; virtual in a simulation."""
+        return self._seconds
+
     # Writing
 
     async def propose(
