@@ -21,6 +21,7 @@ from cloudless.coordinator.core.state import State
 from cloudless.core.model import (
     CandidateScore,
     ContainerStatus,
+    Feature,
     FilterRejection,
     JobRun,
     JoinToken,
@@ -47,6 +48,7 @@ from cloudless.core.spec import (
     Canary,
     CanaryStep,
     ConcurrencyPolicy,
+    ContainerPort,
     Metadata,
     MissedRuns,
     Placement,
@@ -259,6 +261,7 @@ def _lifecycle_commands() -> Iterator[tuple[str, c.Command]]:
     yield loop, c.ApplyPlan("default", "high", 0, (_planned("high-aaaaa", 1),), preemptions=victims)
     yield loop, c.ApplyPlan("default", "web", preemptions=(c.PlannedStop("high-aaaaa", "Preempted"),))  # no right to it
     yield from _move_commands(node)
+    yield from _port_commands()
 
 
 def _move_commands(node: str) -> Iterator[tuple[str, c.Command]]:
@@ -289,6 +292,24 @@ def _move_commands(node: str) -> Iterator[tuple[str, c.Command]]:
     moved = c.PlannedStop("moving-aaaaa", "Rebalanced")
     yield loop, c.ApplyPlan("default", "moving", stops=(moved,), rollout=begun)
     yield node, c.ReportReplicas("node-a", (c.ReportedReplica("moving-aaaaa", gone=True),))
+
+
+def _port_commands() -> Iterator[tuple[str, c.Command]]:
+    """Replicas of one workload that share a host port, where the entry says so and the node can."""
+    loop, node = "system/reconciler", "node/node-b"
+    spec = service(replicas=3)
+    port = ContainerPort("http", 80, Protocol.TCP, 8080)
+    spec = dataclasses.replace(spec, containers=(dataclasses.replace(spec.containers[0], ports=(port,)),))
+    for name in ("front", "other"):
+        yield "user/alice", c.PutWorkload(Metadata(name, "default"), spec)
+    planned = [_planned(f"front-{letter * 5}", 1, "node-b") for letter in "abc"]
+    shared = [dataclasses.replace(replica, shares_host_ports=True) for replica in planned]
+    yield loop, c.ApplyPlan("default", "front", replicas=(planned[0], shared[1]))  # the node cannot
+    able = (Feature("containerd.shared-host-ports", available=True),)
+    yield node, c.ReportNode("node-b", device=dataclasses.replace(device(cpu_millis=1000), features=able))
+    yield loop, c.ApplyPlan("default", "front", replicas=(shared[1], planned[2]))  # the last one does not say so
+    theirs = dataclasses.replace(_planned("other-aaaaa", 1, "node-b"), shares_host_ports=True)
+    yield loop, c.ApplyPlan("default", "other", replicas=(theirs,))  # of another workload
 
 
 def _run_commands() -> Iterator[tuple[str, c.Command]]:
