@@ -99,6 +99,7 @@ class AgentSession:
         self.reported: types_pb2.NodeUsage | None = None  # the same, as it came
         self._skews_ms: deque[int] = deque(maxlen=_SKEWS_KEPT)
         self.clock_skew_ms = 0
+        self.late_ms: int | None = None  # how long the newest heartbeat took, beyond the quickest; None: it says not
         self._measure_skew(hello.wall_clock_ms, clock.now_ms())
         self.began_at_ms = self.heard_at_ms = clock.monotonic_ms()
         self.left = ""
@@ -203,8 +204,11 @@ class AgentSession:
     async def _read(self, on_heard: Callable[[], None]) -> None:
         while (message := await self._stream.receive()) is not None:
             self.heard_at_ms = self._clock.monotonic_ms()
-            on_heard()
             kind = message.WhichOneof("message")
+            self.late_ms = None
+            if kind == "heartbeat":
+                self._measure_skew(message.heartbeat.wall_clock_ms, self._clock.now_ms())
+            on_heard()
             if kind == "heartbeat":
                 self._on_heartbeat(message.heartbeat)
             elif kind == "report":
@@ -222,13 +226,13 @@ class AgentSession:
     def _measure_skew(self, wall_clock_ms: int, now_ms: int) -> None:
         """A message that was long on its way makes the node's clock look late: the one that was quickest counts."""
         if wall_clock_ms:
-            self._skews_ms.append(wall_clock_ms - now_ms)
+            skew_ms = wall_clock_ms - now_ms
+            self._skews_ms.append(skew_ms)
             self.clock_skew_ms = max(self._skews_ms)
+            self.late_ms = self.clock_skew_ms - skew_ms
 
     def _on_heartbeat(self, heartbeat: session_pb2.Heartbeat) -> None:
         HEARTBEATS.inc()
-        if heartbeat.wall_clock_ms:
-            self._measure_skew(heartbeat.wall_clock_ms, self._clock.now_ms())
         if heartbeat.HasField("usage"):
             self.usage = from_proto(heartbeat.usage, NodeUsage)
             self.reported = heartbeat.usage

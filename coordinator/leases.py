@@ -19,7 +19,7 @@ from prometheus_client import Counter
 
 from cloudless.clock import Clock
 from cloudless.config import SessionConfig
-from cloudless.coordinator.core.arrivals import Arrivals, Weather
+from cloudless.coordinator.core.arrivals import Arrivals, Backlog, Weather
 from cloudless.coordinator.core.commands import ReportNode
 from cloudless.coordinator.core.liveness import (
     NO_CONTACT,
@@ -40,6 +40,7 @@ log = structlog.get_logger(__name__)
 
 _LOOK_INTERVAL_MS_MIN = 20
 _LOOK_INTERVAL_MS_MAX = 10_000
+_LOOK_REST = 20  # so many times as long as a look at thousands of nodes took, there is no other
 _PROPOSALS_AT_ONCE = 128
 _BREAK_GRACE_PERCENT = 170  # of the heartbeat interval, where there are several coordinators
 HERE = ""  # the holder of the sessions of this coordinator
@@ -95,7 +96,8 @@ class Leases:
         self._contacts: dict[str, Contact] = {}
         self._arrivals: dict[str, Arrivals] = {}  # of the nodes that have, or had, a session here
         self._weather = Weather()
-        self._bad_weather, self._weather_known_until_ms = False, 0
+        self._backlog = Backlog()
+        self._bad_weather, self._behind_ms, self._weather_known_until_ms = False, 0, 0
         self._told: dict[str, _Told] = {}  # what the coordinator that has a node's session has learned
         self._said_silent: dict[str, int | None] = {}  # nodes that `on_silent` was told of, and when they were heard
         self._holders: dict[str, str] = {}  # the coordinator that has, or had last, the session of a node
@@ -104,6 +106,7 @@ class Leases:
         self._began_at_ms = clock.monotonic_ms()
         self._to_judge: dict[str, None] = {}
         self._look_again_at_ms = 0  # monotonic; when the earliest deadline of any node comes
+        self._rest_until_ms = 0  # monotonic; no look at all of them before
         self._judge_due = asyncio.Event()
 
     # What happened. Times are monotonic; `holder` is the coordinator whose word it is.
@@ -124,11 +127,15 @@ class Leases:
         self._holders[node_id] = holder
         self._judge_soon(node_id)
 
-    def heard(self, node_id: str, *, at_ms: int, holder: str = HERE, patience_ms: int = 0) -> None:
+    def heard(
+        self, node_id: str, *, at_ms: int, holder: str = HERE, patience_ms: int = 0, late_ms: int | None = None
+    ) -> None:
         """A message came over its session. Of the holder, the newest word counts; another becomes the holder where it
         heard the node later. `patience_ms`: the silence that the other coordinator takes for the node's end; 0: it does
-        not say."""
+        not say. `late_ms`: how much longer a heartbeat took than others of the node; None: not known."""
         if holder == HERE:
+            if late_ms is not None:
+                self._backlog.read(late_ms, at_ms=at_ms)
             arrivals = self._arrivals.get(node_id) or self._arrivals_of(node_id)
             if arrivals.arrived(at_ms=at_ms, interval_ms=self._config.heartbeat_interval_ms):
                 self._weather.late(node_id, at_ms=at_ms)
@@ -223,7 +230,11 @@ class Leases:
         while True:
             self._judge_due.clear()
             term = self._term
+            began_ms = self._clock.monotonic_ms()
             verdicts = self._look() if term is not None else self._tell_silent()
+            now_ms = self._clock.monotonic_ms()
+            rest_ms = _LOOK_REST * (now_ms - began_ms)
+            self._rest_until_ms = now_ms + rest_ms
             for start in range(0, len(verdicts), _PROPOSALS_AT_ONCE):
                 if term is None or term != self._term:
                     break
@@ -234,7 +245,7 @@ class Leases:
                 self._look_again_at_ms = min(self._look_again_at_ms, now_ms + self._config.heartbeat_interval_ms)
             # Never longer than it takes to notice that this process stood still.
             wait_ms = min(self._look_again_at_ms - now_ms, self._config.heartbeat_interval_ms)
-            wait_ms = max(wait_ms, _LOOK_INTERVAL_MS_MIN)
+            wait_ms = max(wait_ms, _LOOK_INTERVAL_MS_MIN, rest_ms)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_ms / 1000):
                     await self._judge_due.wait()
@@ -279,21 +290,25 @@ class Leases:
         return 0 if arrivals is None else self._learned_ms(arrivals, bad_weather=self._is_weather_bad())
 
     def _is_weather_bad(self) -> bool:
-        """Asked for each of thousands of nodes: so it may be a moment old."""
+        """Asked for each of thousands of nodes: so it may be a moment old, as how far behind this coordinator is."""
         now_ms = self._clock.monotonic_ms()
         if now_ms >= self._weather_known_until_ms:
             interval_ms = self._config.heartbeat_interval_ms
             self._weather_known_until_ms = now_ms + interval_ms // 20
+            # A clock that was set back looks like that too: it may cost some time, not the verdict.
+            behind_ms = self._backlog.behind_ms(now_ms=now_ms)
+            self._behind_ms = min(behind_ms, self._config.silence_misses_max * interval_ms)
             self._bad_weather = self._weather.is_bad(nodes=len(self._arrivals), interval_ms=interval_ms, now_ms=now_ms)
         return self._bad_weather
 
     def _learned_ms(self, arrivals: Arrivals, *, bad_weather: bool) -> int:
-        return arrivals.patience_ms(
+        patience_ms = arrivals.patience_ms(
             interval_ms=self._config.heartbeat_interval_ms,
             misses_min=self._config.silence_misses_min,
             misses_max=self._config.silence_misses_max,
             bad_weather=bad_weather,
         )
+        return patience_ms + self._behind_ms
 
     def _patience_ms(self, node_id: str, *, bad_weather: bool) -> int | None:
         """As `judge` takes it. Of a node elsewhere the word is up to an interval old, unless it says just that: that
@@ -334,7 +349,7 @@ class Leases:
         nodes = self._store.snapshot.state.nodes
         shared = self._shared()
         chosen: Iterable[str] = self._to_judge
-        if now_ms >= self._look_again_at_ms:
+        if now_ms >= max(self._look_again_at_ms, self._rest_until_ms):
             chosen = nodes
             self._look_again_at_ms = now_ms + _LOOK_INTERVAL_MS_MAX
         bad_weather = self._is_weather_bad()

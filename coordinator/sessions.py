@@ -9,6 +9,7 @@ there (`observing`), so that reads here and the leader's decisions know of every
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -54,6 +55,7 @@ HELLO_TIMEOUT_MS = 10_000
 _ADDRESS_LENGTH_MAX = 128
 _LOOP_RESTART_DELAY_S = 1.0
 _LEADER_KEPT_MS = 100
+_CALLS_PER_TURN = 32
 _STALE_MS_MIN = 5_000  # coordinators may pause where heartbeats are quick
 
 SESSIONS = Gauge("cloudless_sessions", "Agents connected to this coordinator.")
@@ -143,6 +145,8 @@ class SessionHub:
         )
         self._observer = Observer(self._observations, self._peers, interval_ms=interval_ms, jitter=jitter)
         self._leader, self._leader_known_until_ms = "", 0
+        self._to_call: dict[Callable[[], None], None] = {}  # what sessions have still to be told, in this order
+        self._call_due = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
 
@@ -157,6 +161,7 @@ class SessionHub:
             asyncio.create_task(self._keep(self._leases.run), name="sessions-judge"),
             asyncio.create_task(self._keep(self._observer.run), name="sessions-observe"),
             asyncio.create_task(self._keep(self._health.run), name="sessions-health"),
+            asyncio.create_task(self._keep(self._call_in_turns), name="sessions-call"),
         ]
 
     async def close(self) -> None:
@@ -258,7 +263,10 @@ class SessionHub:
 
     def usages(self) -> dict[str, NodeUsage]:
         """The live use of every connected node that has sent a heartbeat, by node id; for the scheduler."""
-        usages = dict(self._observations.usages())
+        observed = self._observations.usages()
+        if not observed:  # a coordinator alone; asked for each plan, with thousands of nodes
+            return {name: s.usage for name, s in self._sessions.items() if s.usage is not None}
+        usages = dict(observed)
         for name, session in self._sessions.items():
             if session.usage is not None and (name not in usages or self._elsewhere(name) is None):
                 usages[name] = session.usage
@@ -377,7 +385,7 @@ class SessionHub:
 
     def _heard(self, session: AgentSession) -> None:
         if self._sessions.get(session.node_id) is session:
-            self._leases.heard(session.node_id, at_ms=session.heard_at_ms)
+            self._leases.heard(session.node_id, at_ms=session.heard_at_ms, late_ms=session.late_ms)
 
     def _ended(self, session: AgentSession, cause: str) -> None:
         node_id = session.node_id
@@ -474,10 +482,8 @@ class SessionHub:
             self._removed(session.node_id)
 
     def _on_batch(self, before: State, batch: Batch[State]) -> None:
-        for node_id in nodes_to_tell(before, batch.state, batch.changes):
-            session = self._sessions.get(node_id)
-            if session is not None:
-                session.assignments_changed()
+        told = nodes_to_tell(before, batch.state, batch.changes)
+        self._to_each([s.assignments_changed for node_id in told if (s := self._sessions.get(node_id)) is not None])
         for change in batch.changes:
             if change.kind == "node":
                 self._node_changed(change, before, batch.state)
@@ -501,8 +507,27 @@ class SessionHub:
 
     def _coordinators_changed(self) -> None:
         self._observer.members_changed()
-        for session in self._sessions.values():
-            session.coordinators_changed()
+        self._to_each([session.coordinators_changed for session in self._sessions.values()])
+
+    def _to_each(self, calls: Sequence[Callable[[], None]]) -> None:
+        """Makes all sessions that a batch concerns do something, a few in each turn of the event loop: thousands at
+        once, each of which signs and writes, would be a second in which no heartbeat is read."""
+        if self._to_call or len(calls) > _CALLS_PER_TURN:
+            self._to_call.update(dict.fromkeys(calls))
+            self._call_due.set()
+            return
+        for call in calls:
+            call()
+
+    async def _call_in_turns(self) -> None:
+        while True:
+            await self._call_due.wait()
+            self._call_due.clear()
+            while self._to_call:
+                for call in list(itertools.islice(self._to_call, _CALLS_PER_TURN)):
+                    del self._to_call[call]
+                    call()
+                await asyncio.sleep(0)
 
     def _removed(self, node_id: str) -> None:
         self._leases.forget(node_id)

@@ -45,6 +45,7 @@ _WEATHER_INTERVALS: Final = 5
 _WEATHER_NODES_MIN: Final = 2
 _WEATHER_SHARE: Final = 0.05
 _UNKNOWN: Final = math.log10(0.5)
+_BACKLOG_WINDOW_MS: Final = 500
 
 
 class Arrivals:
@@ -133,3 +134,34 @@ class Weather:
         for node_id in [name for name, at_ms in itertools.takewhile(lambda row: row[1] < since_ms, self._late.items())]:
             del self._late[node_id]
         return len(self._late) >= max(_WEATHER_NODES_MIN, nodes * _WEATHER_SHARE)
+
+
+class Backlog:
+    """How far behind its nodes a coordinator is: how old the heartbeats are that it reads now, half of them at least.
+    One that has more to do than it can reads them late, all of them; what a silence of some seconds says is then as
+    old. Learned from the nodes' own clocks, each compared with itself alone; those who do not tell the time do not
+    count. Where no heartbeat comes, it is not because they are read late."""
+
+    __slots__ = ("_behind_ms", "_late_ms", "_since_ms")
+
+    def __init__(self) -> None:
+        self._behind_ms = 0
+        self._late_ms: list[int] = []
+        self._since_ms = 0
+
+    def read(self, late_ms: int, *, at_ms: int) -> None:
+        """A heartbeat was read that took so much longer than that node's quickest."""
+        self._turn(at_ms)
+        self._late_ms.append(late_ms)
+
+    def behind_ms(self, *, now_ms: int) -> int:
+        self._turn(now_ms)
+        return self._behind_ms
+
+    def _turn(self, now_ms: int) -> None:
+        if now_ms - self._since_ms < _BACKLOG_WINDOW_MS:
+            return
+        late_ms = sorted(self._late_ms)
+        self._behind_ms = late_ms[len(late_ms) // 2] if late_ms else 0
+        self._late_ms.clear()
+        self._since_ms = now_ms

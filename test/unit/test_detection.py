@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from cloudless.coordinator.core.arrivals import Arrivals, Weather
+from cloudless.coordinator.core.arrivals import Arrivals, Backlog, Weather
 from cloudless.coordinator.core.liveness import Contact, Terms, judge
 from cloudless.core.model import NodeState
 
@@ -202,3 +202,25 @@ def _turning_bad(rng, *, with_weather):
         if arrivals[node].arrived(at_ms=at_ms, interval_ms=INTERVAL_MS):
             weather.late(f"n{node}", at_ms=at_ms)
     return alarms
+
+
+def test_how_far_behind_a_coordinator_is_follows_from_most_of_what_it_reads():
+    backlog = Backlog()
+    for at_ms in range(0, 2_000, 100):
+        backlog.read(3_000 if at_ms % 300 else 5, at_ms=at_ms)
+    assert backlog.behind_ms(now_ms=2_000) == 3_000
+
+
+def test_a_single_slow_link_does_not_look_like_a_busy_coordinator():
+    backlog = Backlog()
+    for at_ms in range(0, 2_000, 100):
+        backlog.read(5 if at_ms % 300 else 3_000, at_ms=at_ms)
+    assert backlog.behind_ms(now_ms=2_000) == 5
+
+
+def test_where_no_heartbeat_comes_it_is_not_because_they_are_read_late():
+    backlog = Backlog()
+    for at_ms in range(0, 1_000, 100):
+        backlog.read(3_000, at_ms=at_ms)
+    assert backlog.behind_ms(now_ms=1_000) == 3_000
+    assert backlog.behind_ms(now_ms=1_600) == 0

@@ -112,3 +112,22 @@ async def test_the_logs_word_does_not_stand_against_a_session(rig):
     rig.leases.disconnected("n1", left="left: told to")
     await asyncio.sleep(0.3)
     assert rig.state() is NodeState.UNREACHABLE
+
+
+@scenario()
+async def test_what_a_busy_coordinator_has_not_read_yet_is_nobodys_silence(rig):
+    for _ in range(150):  # so long that two heartbeats that do not come are enough
+        await asyncio.sleep(1)
+        rig.leases.heard("n1", at_ms=rig.now(), late_ms=0)
+    for _ in range(70):  # what is read of others was sent six seconds ago; of this node nothing is read yet
+        await asyncio.sleep(0.1)
+        for other in ("n2", "n3", "n4"):
+            rig.leases.heard(other, at_ms=rig.now(), late_ms=6_000)
+    rig.leases.heard("n1", at_ms=rig.now(), late_ms=6_000)
+    assert rig.given_up() == 0
+
+    for _ in range(200):  # it has caught up, and hears the others in time
+        await asyncio.sleep(0.1)
+        for other in ("n2", "n3", "n4"):
+            rig.leases.heard(other, at_ms=rig.now(), late_ms=0)
+    assert rig.given_up() == 1
