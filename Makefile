@@ -32,11 +32,11 @@ lint: setup-dev ## ruff, mypy, import contracts, buf, generated code, documentat
 
 sim: setup-dev ## Deterministic simulation: the replicated log, then the fabric [RAFT_SEEDS=n] [SEEDS=n] [SEED=x]
 	@$(PY) -m cloudless.testing.sim_raft --jobs 2 --seeds $(RAFT_SEEDS) $(if $(SEED),--seed $(SEED))
-	@$(PY) -m cloudless.testing.sim --seeds $(SEEDS) $(if $(SEED),--seed $(SEED))
+	@$(PY) -m cloudless.testing.sim --jobs 2 --seeds $(SEEDS) $(if $(SEED),--seed $(SEED))
 
-soak: setup-dev ## Simulation over many seeds: 20,000 of the replicated log, 2,000 of the fabric
+soak: setup-dev ## Simulation over many seeds: 20,000 of the replicated log, 5,000 of the fabric
 	@$(PY) -m cloudless.testing.sim_raft --jobs 2 --seeds 20000
-	@$(PY) -m cloudless.testing.sim --seeds 2000
+	@$(PY) -m cloudless.testing.sim --jobs 2 --first 200 --seeds 5000 --keep-going
 
 chaos: setup-dev ## Real processes and containers: kill -9, full disks, broken logs, devices without power, cable or a third of their packets
 	@CHAOS_ROUNDS=50 $(PY) -m pytest test/chaos -q --timeout 1200

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import multiprocessing
 import os
 import sys
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from cloudless.testing.sim.scenario import Outcome, SimulationFailed, run_seed
+from cloudless.testing.sim.scenario import Outcome, SimulationFailed, result_of, run_seed
 
 _REPORT_EVERY: Final = 100  # seeds
 
@@ -78,25 +77,15 @@ def _one(seed: int, *, coordinators: int, verbose: bool) -> int:
     return 0
 
 
-def _run(work: tuple[int, int]) -> Result:
-    seed, coordinators = work
-    try:
-        return seed, run_seed(seed, coordinators=coordinators), ""
-    except SimulationFailed as error:
-        return seed, None, str(error)
-    finally:
-        gc.collect()
-
-
 @contextmanager
 def _results(work: list[tuple[int, int]], jobs: int) -> Iterator[Iterator[Result]]:
     """In the order of the seeds."""
     jobs = min(jobs, os.cpu_count() or 1)
     if jobs <= 1:
-        yield map(_run, work)
+        yield map(result_of, work)
         return
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        yield pool.imap(_run, work, chunksize=2)
+        yield pool.imap(result_of, work, chunksize=2)
 
 
 if __name__ == "__main__":

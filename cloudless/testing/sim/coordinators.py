@@ -88,7 +88,6 @@ class SimCoordinator(Host):
             random_bits=rng.getrandbits,
             engine=self._open_engine,
         )
-        world.ledger.recovered(self.name, store.snapshot)
         directory = Directory(self.name, lambda: store.snapshot.state)
         directory.listening(api=(self.name,), enroll=(self.name,), member=self.name)
         hub = SessionHub(
@@ -273,9 +272,16 @@ class _WatchedHost(StateHost):
         return outcome
 
     def load(self, body: bytes) -> tuple[int, int]:
-        return self._host.load(body)
+        loaded = self._host.load(body)
+        self._recovered()
+        return loaded
 
     async def install(self, body: bytes) -> tuple[int, int]:
         installed = await self._host.install(body)
         self._ledger.counts["snapshots installed"] += 1
+        self._recovered()
         return installed
+
+    def _recovered(self) -> None:
+        host: Any = self._host
+        self._ledger.recovered(self._name, host.snapshot)

@@ -134,7 +134,6 @@ class Ledger:
                 self.counts["plans that roll back"] += command.roll_back
             checks.always(state, thoroughly=not self._fresh_entries % THOROUGHLY_EVERY)
             self._fresh_entries += 1
-            checks.no_second_copy(self._world)
             planned_on = before
             if isinstance(command, commands.ApplyPlan):
                 planned_on = self.states.get(command.planned_at_index, before)
@@ -144,8 +143,10 @@ class Ledger:
     # Nodes
 
     def look(self) -> None:
-        """Now and then: which nodes are connected so that the leader must know of them."""
+        """Now and then: what runs twice, and which nodes are connected so that the leader must know of them."""
         world = self._world
+        with world.checking():
+            checks.no_second_copy(world)
         now_s = world.loop.time()
         majority = world.majority()
         leader = world.leader()
