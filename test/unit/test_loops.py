@@ -193,6 +193,28 @@ def test_a_far_deadline_survives_a_clock_jump_and_a_past_one_does_not_spin():
     simulate(scenario)
 
 
+@pytest.mark.parametrize("jump_ms", [-240_000, 240_000])
+def test_a_wall_clock_that_jumps_by_minutes_makes_no_deadline_much_earlier_or_later(jump_ms):
+    async def scenario(f):
+        due = f.store.now_ms() + 100_000
+
+        def reconcile(state, key, now_ms, seed):
+            if state.values[key] == 9:
+                return Plan()
+            return Plan((Put(key, 9),)) if now_ms >= due else Plan(wake_at_ms=due)
+
+        await f.put("x", 1)
+        loop = f.loop(reconcile)
+        loop.start()
+        await asyncio.sleep(10)
+        f.clock.skew_ms = jump_ms
+        await f.until(lambda state: state.values["x"] == 9)
+        assert 90 <= asyncio.get_running_loop().time() <= 112
+        await loop.stop()
+
+    simulate(scenario)
+
+
 def test_a_refused_plan_is_repeated_with_growing_jittered_pauses():
     async def scenario(f):
         def refused(state, key, now_ms, seed):
