@@ -302,6 +302,21 @@ def test_a_drain_without_room_elsewhere_respects_min_available(min_available, le
     assert min(ready) == left
 
 
+@pytest.mark.parametrize(("min_available", "left"), [(2, 2), (1, 1), (0, 0)])
+def test_a_drain_whose_replacements_keep_failing_respects_min_available(min_available, left):
+    fabric = fabric_of("a")
+    fabric.put("web", service(replicas=2, rollout=Rollout(ROLLING, 1, 0, min_available)))
+    fabric.settle()
+    fabric.join("b")
+    fabric.fails = lambda replica: replica.node_id == "b"
+    ready = lowest_ready(fabric)
+    fabric.apply(c.UpdateNode("a", draining=True))
+    fabric.settle()
+    fabric.advance(600_000)
+    assert len(fabric.ready("web")) == left
+    assert min(ready) == left
+
+
 def test_an_intolerable_taint_moves_replicas_like_a_drain():
     fabric = fabric_of("a", "b")
     fabric.put("web", service(replicas=2))

@@ -131,10 +131,10 @@ def release(draft: Draft, deadlines: Deadlines, aim: Targets, serving: Serving) 
     """
     census, record = draft.census, draft.record
     desired = record.spec.replicas
-    floor = max(0, desired - len(census.backing_off))  # what keeps failing must not hold up a drain
+    least = min(desired, max(0, record.spec.rollout.min_available))
+    floor = max(least, desired - len(census.backing_off))  # what keeps failing holds a drain up for no more than that
     if census.outdated or census.outdated_leaving:
         floor = min(floor, aim.floor)
-    least = min(desired, max(0, record.spec.rollout.min_available))
     nowhere = _without_room(draft)
     waited_since_ms = min((replica.phase_since_ms for replica in nowhere), default=deadlines.now_ms)
     patient = not nowhere or not deadlines.passed(waited_since_ms + DRAIN_PATIENCE_MS)
