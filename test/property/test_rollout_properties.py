@@ -11,23 +11,29 @@ from hypothesis import strategies as st
 
 from cloudless.coordinator.core import commands as c
 from cloudless.coordinator.core import rollouts
+from cloudless.coordinator.core.reconcile.rebalance import STAYS_MS
 from cloudless.coordinator.core.reconcile.rollout import step_of, stepwise, weighed
 from cloudless.coordinator.core.reconcile.targets import bounds
-from cloudless.core.model import NodeState, OwnerTerms, ReplicaPhase, RolloutAction, RolloutPhase
+from cloudless.core.annotation_rules import REBALANCE
+from cloudless.core.model import DeviceClass, NodeState, OwnerTerms, ReplicaPhase, RolloutAction, RolloutPhase
 from cloudless.core.spec import (
     MANUAL,
     Canary,
     CanaryStep,
     Disruption,
+    Metadata,
+    Placement,
     ReconnectRule,
     Rollout,
     RolloutStrategy,
+    SpreadConstraint,
     WorkloadType,
 )
 from cloudless.testing.fabric_model import NAMESPACE, Fabric, device, service
 
 NODES = ("a", "b", "c", "d")
 KEY = (NAMESPACE, "web")
+SPREAD = Placement(spread=(SpreadConstraint("node", 1),))
 STEPS = st.lists(st.sampled_from([10, 25, 50, 75, 100]), min_size=1, max_size=3, unique=True).flatmap(
     lambda weights: st.tuples(*(st.builds(CanaryStep, st.just(w), PAUSE) for w in sorted(weights)))
 )
@@ -75,6 +81,9 @@ OPERATIONS = st.one_of(
     st.tuples(st.just("agents"), st.sets(NODE, min_size=1)),
     st.tuples(st.just("agents"), st.sets(NODE, min_size=2)),
     st.tuples(st.just("settle"), st.none()),
+    st.tuples(st.just("rebalance"), st.booleans()),
+    st.tuples(st.just("worse"), NODE, st.booleans()),
+    st.tuples(st.just("look"), st.integers(2, 9)),
 )
 
 
@@ -148,13 +157,14 @@ class Model:
 
 
 class Scene:
-    def __init__(self, rollout, replicas):
+    def __init__(self, rollout, replicas, *, moves=False):
         self.fabric = Fabric()
         for name in NODES:
             self.fabric.join(name)
         self.rollout = rollout
         self.image = 1
         self.broken = set()
+        self.annotations = {REBALANCE: "true"} if moves else {}
         self.put(replicas)
         self.fabric.settle()
         self.fabric.advance(5_000)
@@ -171,8 +181,10 @@ class Scene:
 
     def put(self, replicas):
         disruption = Disruption(offline_grace_ms=5_000, on_reconnect=ReconnectRule.KEEP_OLDEST)
-        spec = service(replicas=replicas, image=f"web:{self.image}", rollout=self.rollout, disruption=disruption)
-        self.fabric.put("web", spec)
+        spec = service(
+            replicas=replicas, image=f"web:{self.image}", rollout=self.rollout, disruption=disruption, placement=SPREAD
+        )
+        self.fabric.apply(c.PutWorkload(Metadata("web", NAMESPACE, {}, self.annotations), spec))
 
     def report(self, replica, phase):
         status = dataclasses.replace(replica.status, phase=phase)
@@ -211,6 +223,21 @@ class Scene:
             case ("advance", ms):
                 fabric.now_ms += ms
                 fabric.dirty |= {key for key, at_ms in fabric.wake_at_ms.items() if at_ms <= fabric.now_ms}
+            case ("rebalance", asked):
+                self.annotations = {REBALANCE: "true"} if asked else {}
+                self.put(self.record.spec.replicas)
+            case ("worse", node, worse):
+                info = dataclasses.replace(
+                    device(), device_class=DeviceClass.PHONE, metered=True, power_source="battery"
+                )
+                fabric.apply(c.ReportNode(node, device=info if worse else device()))
+            case ("look", times):
+                fabric.settle()
+                for _ in range(times):
+                    fabric.now_ms = max(fabric.now_ms, min(fabric.wake_at_ms.values(), default=0))
+                    fabric.reconcile_one(KEY)
+                    if any(r.status.phase is ReplicaPhase.ASSIGNED for r in fabric.replicas("web")):
+                        return
             case ("loop", _):
                 fabric.reconcile_dirty()
             case ("agents", names):
@@ -231,34 +258,64 @@ class Scene:
         if self.record.rollout is not None and self.record.rollout.paused:
             fabric.apply(c.ControlRollout(*KEY, RolloutAction.RESUME))
         fabric.settle()
+        fabric.advance(300_000)
+        self.perform(("rebalance", False))  # which would look at it each minute for all these hours
+        fabric.settle()
         fabric.advance(3_600_000)
         for _ in range(10):
             fabric.apply(c.ControlRollout(*KEY, RolloutAction.PROMOTE))
             fabric.settle()
             fabric.advance(3_600_000)
 
+    def begin_move(self, node):
+        """Makes a node a bad place and, where nothing is in the way, waits until what is there begins to move."""
+        fabric = self.fabric
+        for action in (RolloutAction.RESUME, *[RolloutAction.PROMOTE] * 4):
+            fabric.apply(c.ControlRollout(*KEY, action))
+            fabric.settle()
+        fabric.now_ms += STAYS_MS
+        fabric.dirty.add(KEY)
+        for name in NODES:
+            self.perform(("worse", name, name == node))
+        self.perform(("look", 12))
+
+    def ends(self):
+        """All is as it was asked for in the end, and stays so."""
+        self.heal()
+        record, fabric = self.record, self.fabric
+        held = fabric.replicas("web")
+        story = f"{record.rollout} {record.spec} {held}"
+        assert [r.status.phase for r in held] == [ReplicaPhase.READY] * record.spec.replicas, story
+        assert {r.generation for r in held} <= {record.generation}, story
+        assert rollouts.is_complete(record.rollout), story
+        assert record.rollout.phase in (RolloutPhase.COMPLETE, RolloutPhase.ROLLED_BACK), story
+        entries = len(fabric.log)
+        fabric.dirty.add(KEY)
+        fabric.settle()
+        assert len(fabric.log) == entries, "a stable fabric is left alone"
+        fabric.apply(c.DeleteWorkload(*KEY))
+        fabric.settle()
+        assert KEY not in fabric.state.workloads
+
 
 @settings(deadline=None, max_examples=120)
-@given(rollout_rules(), st.integers(1, 5), st.lists(OPERATIONS, max_size=40))
-def test_every_step_keeps_the_bounds_and_the_end_is_what_was_asked_for(rollout, replicas, operations):
-    scene = Scene(rollout, replicas)
+@given(rollout_rules(), st.integers(1, 5), st.booleans(), st.lists(OPERATIONS, max_size=40))
+def test_every_step_keeps_the_bounds_and_the_end_is_what_was_asked_for(rollout, replicas, moves, operations):
+    scene = Scene(rollout, replicas, moves=moves)
     for operation in operations:
         scene.perform(operation)
-    scene.heal()
-    record, fabric = scene.record, scene.fabric
-    held = fabric.replicas("web")
-    story = f"{record.rollout} {record.spec} {held}"
-    assert [r.status.phase for r in held] == [ReplicaPhase.READY] * record.spec.replicas, story
-    assert {r.generation for r in held} <= {record.generation}, story
-    assert rollouts.is_complete(record.rollout), story
-    assert record.rollout.phase in (RolloutPhase.COMPLETE, RolloutPhase.ROLLED_BACK), story
-    entries = len(fabric.log)
-    fabric.dirty.add(KEY)
-    fabric.settle()
-    assert len(fabric.log) == entries, "a stable fabric is left alone"
-    fabric.apply(c.DeleteWorkload(*KEY))
-    fabric.settle()
-    assert KEY not in fabric.state.workloads
+    scene.ends()
+
+
+@settings(deadline=None, max_examples=60)
+@given(rollout_rules(), st.integers(1, 5), st.lists(st.tuples(NODE, st.lists(OPERATIONS, max_size=6)), max_size=4))
+def test_what_happens_in_the_middle_of_a_move_breaks_no_bound(rollout, replicas, episodes):
+    scene = Scene(dataclasses.replace(rollout, max_surge=max(1, rollout.max_surge)), replicas, moves=True)
+    for node, operations in episodes:
+        scene.begin_move(node)
+        for operation in operations:
+            scene.perform(operation)
+    scene.ends()
 
 
 @settings(deadline=None, max_examples=40)
@@ -303,7 +360,7 @@ def test_system_workloads_come_to_their_end_too(unavailable, operations):
     for name in NODES:
         fabric.join(name)
     scene = Scene.__new__(Scene)
-    scene.fabric, scene.image, scene.broken = fabric, 1, set()
+    scene.fabric, scene.image, scene.broken, scene.annotations = fabric, 1, set(), {}
     scene.rollout = Rollout(RolloutStrategy.ROLLING_UPDATE, 0, unavailable, 0, 0, 30_000, True)
 
     def put(replicas):
