@@ -95,9 +95,12 @@ async def test_one_after_the_other(upgrading: Upgrading) -> None:
     leader = (await cluster.leader()).config.id
     order = [*sorted(set(cluster.members) - {leader}), leader]
     for done, name in enumerate(order):
-        assert (
-            sorted(r.schema for r in cluster.members[name].state.coordinators.values())
-            == [OLD] * (3 - done) + [NEW] * done
+        expected = [OLD] * (3 - done) + [NEW] * done
+        await eventually(
+            lambda at=cluster.members[name], expected=expected: (
+                sorted(r.schema for r in at.state.coordinators.values()) == expected
+            ),
+            what=f"{name} to know which are new",
         )
         for member in cluster.members.values():
             with pytest.raises(FailedPrecondition) as caught:
