@@ -387,6 +387,9 @@ def test_members_of_an_older_version_are_not_given_what_they_do_not_know(crowded
     crowded.fabric.state = crowded.fabric.state.with_coordinator(old)
     crowded.fabric.advance(10 * MINUTE)
     assert crowded.moves == []
+    crowded.fabric.state = crowded.fabric.state.with_coordinator(dataclasses.replace(old, schema=c.SCHEMA))
+    crowded.fabric.advance(10 * MINUTE)
+    assert crowded.moves == [("a", "b")]
 
 
 def test_a_forecast_does_not_count_on_moves_and_comes_to_an_end(monkeypatch):

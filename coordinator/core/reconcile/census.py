@@ -78,8 +78,11 @@ def take(state: State, record: WorkloadRecord, deadlines: Deadlines) -> Census:
 def _follow_moves(census: Census) -> None:
     """One that is to be moved leaves its node for as long as its successor is there to stay; when that fails or goes
     away, it stays after all, and nothing more is needed."""
+    successors = [replica for replica in census.current if replica.replaces]
+    if not successors:
+        return
     staying = {replica.id for replica in census.current}
-    census.moves = {r.replaces: r for r in census.current if r.replaces in staying}
+    census.moves = {r.replaces: r for r in successors if r.replaces in staying}
     if census.moves:
         moved = [r for r in census.current if r.id in census.moves]
         census.current = [r for r in census.current if r.id not in census.moves]

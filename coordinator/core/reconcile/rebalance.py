@@ -28,7 +28,8 @@ DEADLINE_MS: Final = 10 * 60_000  # for the new replica to become ready, where t
 # A look is due at the beginning of the workload's minute. Whatever makes the workload be looked at later in it need
 # not lead to another look: that is what makes it one a minute, without a memory of the last one.
 _LOOK_WITHIN_MS: Final = 10_000
-_FAILURES_MAX: Final = 6  # more do not lengthen the pause any more, which is an hour then
+_FAILURES_MAX: Final = 6  # more do not lengthen the pause any more
+_PAUSE_MS_MAX: Final = 3_600_000  # after moves that failed
 
 
 def rebalance(draft: Draft, deadlines: Deadlines) -> None:
@@ -45,6 +46,8 @@ def rebalance(draft: Draft, deadlines: Deadlines) -> None:
     changed_ms = max(max(r.assigned_at_ms, r.phase_since_ms) for r in settled)
     if into_ms >= _LOOK_WITHIN_MS or now_ms < max(changed_ms + QUIET_MS, _retry_at_ms(progress)):
         return
+    if versions.schema_of_all(draft.state) < SCHEMA:
+        return  # and nobody says when the last member was upgraded
     replica = settled[look % len(settled)]
     if not replica.replaces or now_ms >= replica.assigned_at_ms + STAYS_MS:
         draft.move_if_better(replica)
@@ -54,8 +57,10 @@ def note_failures(draft: Draft, deadlines: Deadlines) -> bool:
     """Counts moves that came to nothing, and ends one whose new replica does not become ready in time. Whether it
     did: the rest is for the next plan, then."""
     census = draft.census
-    there = {replica.id for replica in census.current}
-    failed = [r for r in census.failed if r.replaces in there and r.generation == draft.record.generation]
+    failed = [r for r in census.failed if r.replaces and r.generation == draft.record.generation]
+    if failed:
+        there = {replica.id for replica in census.current}
+        failed = [replica for replica in failed if replica.replaces in there]
     limit_ms = draft.record.spec.rollout.progress_deadline_ms or DEADLINE_MS
     overdue = [
         successor
@@ -91,12 +96,12 @@ def _progress(record: WorkloadRecord) -> RolloutProgress | None:
 def _retry_at_ms(progress: RolloutProgress) -> int:
     if not progress.moves_failed:
         return 0
-    return progress.move_failed_at_ms + (LOOK_EVERY_MS << min(progress.moves_failed, _FAILURES_MAX))
+    return progress.move_failed_at_ms + min(_PAUSE_MS_MAX, LOOK_EVERY_MS << min(progress.moves_failed, _FAILURES_MAX))
 
 
 def _may_move(draft: Draft, progress: RolloutProgress) -> bool:
     record = draft.record
-    if not rebalances(record.metadata) or progress.paused or versions.schema_of_all(draft.state) < SCHEMA:
+    if not rebalances(record.metadata) or progress.paused:
         return False
     rollout = record.spec.rollout
     if rollout.strategy is RolloutStrategy.RECREATE or not bounds(rollout, record.spec.replicas)[0]:
