@@ -52,8 +52,8 @@ from cloudless.coordinator.wal.machine import FabricMachine
 from cloudless.errors import CloudlessError, Corrupt, FailedPrecondition, Internal, InvalidArgument
 from cloudless.identity.files import write_private
 from cloudless.identity.signing import Signer
+from cloudless.observe import lateness, metrics, tracing
 from cloudless.observe import log as logs
-from cloudless.observe import metrics, tracing
 
 PROGRAM = "cloudless-coordinator"
 ABOUT = "The coordinator of a Cloudless fabric: keeps its state, admits devices, and decides what runs where."
@@ -230,6 +230,7 @@ class Coordinator:
         stack.push_async_callback(self._stop_tasks)
         self._run(bootstrap.certificate_renewer(config, identity, clock).run(), "certificate-renewal")
         self._run(self._fail_with_store(), "store-watchdog")
+        self._run(lateness.watch(), "event-loop-lateness")
         self._run(self._refusals.record(store), "member-refusals")
         if self._alone():
             # The rest of a first start, before anybody is told that it serves.
