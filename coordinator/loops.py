@@ -49,7 +49,7 @@ CONCURRENCY = 8  # plans of different keys whose proposals are under way at once
 _BATCHES_PER_TURN = 256
 _KEYS_PER_TURN = 2000
 _SHORT_S = 0.005  # of plans that take no longer one may follow the other at once
-_REST = 2.0  # so many times as long as a long plan took, no other begins
+_REST = 3.0  # so many times as long as a long plan took, no other begins
 
 
 class Key(Protocol):
@@ -246,9 +246,9 @@ class _Term(Generic[S, K]):
     # What to do
 
     async def _plan_forever(self) -> None:
-        """Plans one key after the other, and lets the event loop turn between two. Long plans get a third of its time:
-        whatever else is to be done, heartbeats to be read among it, is done before the next one. What happens to a key
-        meanwhile (a workload of thousands gets a report for each replica) is one plan then, not many."""
+        """Plans one key after the other, and lets the event loop turn between two. Long plans get a quarter of its
+        time: whatever else is to be done, heartbeats to be read among it, is done before the next one. What happens to
+        a key meanwhile (a workload of thousands gets a report for each replica) is one plan then, not many."""
         while True:
             await self._work.wait()
             await self._slots.acquire()
