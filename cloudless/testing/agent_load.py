@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import ssl
 import struct
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
@@ -28,6 +30,8 @@ _ACK: Final = 1
 _END_HEADERS: Final = 4
 _WINDOW: Final = 2**31 - 1
 _STREAM: Final = 1
+_TCP_INFO_BYTES: Final = 120  # where `tcpi_bytes_acked` and those behind it stand in Linux's struct tcp_info
+_HEADERS_BYTES: Final = 14 + 20 + 32
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -85,6 +89,12 @@ class LoadAgent(asyncio.Protocol):
             lambda: cls(name, authority, device, on_word), host, int(port), ssl=context, server_hostname=authority
         )
         return made
+
+    def wire_bytes(self) -> int:
+        """Bytes on the wire of this connection so far, both ways, with the headers of IPv4, TCP and Ethernet."""
+        found = self._transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        acknowledged, received, segments_out, segments_in = struct.unpack_from("=QQII", found, _TCP_INFO_BYTES)
+        return int(acknowledged + received + (segments_out + segments_in) * _HEADERS_BYTES)
 
     def close(self) -> None:
         """Without a goodbye, as a device that loses its power."""
@@ -219,7 +229,9 @@ class LoadAgent(asyncio.Protocol):
     def _beat(self) -> None:
         self.heartbeats += 1
         beat = session_pb2.Heartbeat(sequence=self.heartbeats, wall_clock_ms=_wall_clock_ms())
-        beat.usage.cpu_millis, beat.usage.memory_bytes, beat.usage.rtt_us = 100, 2**28, 900
+        # Something else in each, as devices that do something have it.
+        busy = (zlib.crc32(self.name.encode()) + 37 * self.heartbeats) % 200
+        beat.usage.cpu_millis, beat.usage.memory_bytes, beat.usage.rtt_us = 100 + busy, 2**28 + (busy << 16), 900 + busy
         beat.usage.battery_percent, beat.usage.power_source = -1, "mains"
         self._sent_at[self.heartbeats] = time.perf_counter()
         self._transport.write(self._data(session_pb2.ConnectRequest(heartbeat=beat)))
