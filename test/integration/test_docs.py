@@ -18,7 +18,7 @@ from cloudless.dev.fabric import AgentPlan
 from cloudless.dev.image import build_web_image
 from cloudless.testing.fabric import require_containerd, running_fabric
 
-pytestmark = [pytest.mark.containerd, pytest.mark.xdist_group("containerd-fabric"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.containerd, pytest.mark.xdist_group("containerd-fabric"), pytest.mark.timeout(240)]
 
 ROOT = Path(__file__).parents[2]
 # the same names, zones and classes as in `make demo`
@@ -70,7 +70,7 @@ def run(checkout, blocks):
         start_new_session=True,
     )
     try:
-        output, _ = shell.communicate("\n".join(lines), timeout=90)
+        output, _ = shell.communicate("\n".join(lines), timeout=200)
     finally:
         # an agent that a block started, if a later one did not come to end it
         with contextlib.suppress(ProcessLookupError):
