@@ -85,7 +85,7 @@ class Planning:
     def _ground(self) -> _Ground:
         snapshot = self._backend.store.snapshot
         usage = self._backend.hub.usages()
-        return _Ground(snapshot.state, snapshot.index, self._backend.clock.now_ms(), self._weights, usage)
+        return _Ground(snapshot.state, snapshot.index, self._backend.store.now_ms(), self._weights, usage)
 
     @staticmethod
     def _replica(state: State, record: WorkloadRecord, text: str) -> Replica:
