@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 _CALL_S: Final = 30.0
 _RETRY_DELAY_S: Final = 1.0
-# A runtime that does not answer must not keep a container from being stopped.
+# A runtime that does not answer must not keep a container from being stopped, or from being called ready.
 _WITHDRAWAL_S: Final = 2.0
 
 
@@ -69,6 +69,18 @@ class Serving:
         """Tells it all again: the runtime may have begun anew."""
         self._again = True
         self._changed.set()
+
+    def is_told(self, replica_id: str) -> bool:
+        """Whether the runtime leads new connections to this replica."""
+        return self._told is not None and replica_id in self._told
+
+    async def admitted(self, replica_id: str) -> None:
+        """Returns once the replica gets new connections, is no longer to get any, or cannot be given any in time."""
+        try:
+            async with asyncio.timeout(_WITHDRAWAL_S), self._was_told:
+                await self._was_told.wait_for(lambda: self.is_told(replica_id) or replica_id not in self._ready)
+        except TimeoutError:
+            log.warning("serving.not_admitted", replica=replica_id)
 
     async def withdrawn(self, replica_id: str) -> None:
         """Returns once the replica gets no new connection, or cannot be kept from them in time."""

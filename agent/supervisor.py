@@ -33,7 +33,7 @@ from cloudless.agent.runtime.base import Runtime, SandboxView
 from cloudless.agent.serving import Serving, has_host_ports
 from cloudless.agent.tenure import Tenure
 from cloudless.clock import Clock
-from cloudless.core.model import Assignment, ReplicaPhase
+from cloudless.core.model import Assignment, ReplicaPhase, ReplicaStatus
 from cloudless.core.spec import WorkloadSpec
 from cloudless.errors import CloudlessError
 
@@ -63,6 +63,7 @@ class _Held:
     assigned: bool  # by the present set; False: it is being removed
     operations_ended: int = 0
     timer: asyncio.TimerHandle | None = None
+    reported: ReplicaStatus | None = None  # the newest status, told or about to be
 
 
 class Supervisor:
@@ -377,11 +378,11 @@ class Supervisor:
             case m.RunPreStop():
                 self._spawn(self._pre_stop(replica_id, effect))
             case m.ReportStatus(status):
-                assignment = held.state.assignment
-                if assignment is not None:
-                    self.reports.put(replica_id, replace(status, runtime=self._runtime_name(assignment.spec)))
-                    self.reports.set_assigned(replica_id, held.assigned)
-                self._count_containers()
+                held.reported = status
+                if status.phase is ReplicaPhase.READY and self._is_yet_to_serve(replica_id, held):
+                    self._spawn(self._report_when_served(replica_id, held, status))
+                else:
+                    self._report(replica_id, held, status)
             case m.ReportGone():
                 log.info("replica.gone", **labels_of(replica_id, held.state.assignment))
                 self._gone_while_looking.add(replica_id)
@@ -395,6 +396,26 @@ class Supervisor:
                 self._journal.remember(replica_id, facts)
             case m.AnnouncePhase() | m.AnnounceEnd() | m.AnnouncePreStop() | m.AnnounceProbeFailure():
                 announce(effect, labels_of(replica_id, held.state.assignment))
+
+    def _report(self, replica_id: str, held: _Held, status: ReplicaStatus) -> None:
+        assignment = held.state.assignment
+        if assignment is not None:
+            self.reports.put(replica_id, replace(status, runtime=self._runtime_name(assignment.spec)))
+            self.reports.set_assigned(replica_id, held.assigned)
+        self._count_containers()
+
+    def _is_yet_to_serve(self, replica_id: str, held: _Held) -> bool:
+        """Whether the world knows it as a replica that is not ready, and its host ports do not lead to it yet."""
+        if not has_host_ports(held.state.assignment) or self._serving.is_told(replica_id):
+            return False
+        known = self.reports.get(replica_id)
+        return known is not None and known.status is not None and known.status.phase is not ReplicaPhase.READY
+
+    async def _report_when_served(self, replica_id: str, held: _Held, status: ReplicaStatus) -> None:
+        """Who is told that it is ready sends requests at once. What was reported meanwhile is newer."""
+        await self._serving.admitted(replica_id)
+        if held.reported is status and self._replicas.get(replica_id) is held:
+            self._report(replica_id, held, status)
 
     def _count_containers(self) -> None:
         count_containers(held.state for held in self._replicas.values())

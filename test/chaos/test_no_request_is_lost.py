@@ -217,7 +217,8 @@ def test_a_version_that_never_becomes_ready_goes_away_by_itself(fabric: LocalFab
     apply(fabric, "v5", f"{ROLLING}, progressDeadline: 4s, autoRollback: true", path="/missing")
     until(fabric, "ROLLED_BACK")
     assert load.answers["v5"] == 0
-    fabric.ctl("rollout", "status", "web", "--timeout", "60s")
+    assert fabric.ctl("rollout", "status", "web", "--timeout", "60s", check=False).returncode, "that is no success"
+    fabric.ctl("wait", "workload/web", "--for", "available", "--timeout", "60s")
     served(load, "v1")
     history = fabric.ctl("rollout", "history", "web").stdout
     assert "rolled back" in history

@@ -144,3 +144,22 @@ def test_a_runtime_that_cannot_be_told_is_told_again_and_keeps_nothing_from_stop
             await served(node, "web-2")
 
     on_node(story)
+
+
+def test_it_is_called_ready_when_connections_lead_to_it(on_node) -> None:
+    async def story(node: Node) -> None:
+        said: list[tuple[ReplicaPhase, frozenset[str]]] = []
+        async with node.agent() as supervisor:
+            put = supervisor.reports.put
+
+            def watch(replica_id: str, status) -> None:
+                said.append((status.phase, node.device.serving))
+                put(replica_id, status)
+
+            supervisor.reports.put = watch  # type: ignore[method-assign]
+            await supervisor.assign(1, [web()])
+            await node.until_phase("web-1", ReplicaPhase.READY)
+            await node.until(lambda: supervisor.reports.get("web-1").status.phase is ReplicaPhase.READY)
+        assert [served for phase, served in said if phase is ReplicaPhase.READY] == [frozenset({"web-1"})]
+
+    on_node(story)
