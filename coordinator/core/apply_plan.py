@@ -34,6 +34,7 @@ from cloudless.core.spec import ResourceAmounts, WorkloadSpec
 from cloudless.errors import NotFound
 
 PREEMPTION_DIFFERENCE: Final = 10  # of two workloads' priorities, at least
+PREEMPTED: Final = "Preempted"  # why a replica stops that makes room
 
 
 def apply_plan(t: Transition, command: ApplyPlan) -> ApplyResult:
@@ -264,7 +265,7 @@ def preempt(t: Transition, record: WorkloadRecord, command: ApplyPlan) -> None:
         ready = victim.status.phase is ReplicaPhase.READY
         if ready and lost_availability_since(t, other, command.planned_at_index):
             continue  # what it costs is more than when it was planned; the next plan decides again
-        t.put_replica(replace(victim, stopping=True, stop_reason="Preempted"))
+        t.put_replica(replace(victim, stopping=True, stop_reason=PREEMPTED))
         t.emit(
             "scheduling.preempted",
             f"replica/{victim.id}",
@@ -285,6 +286,8 @@ def lost_availability_since(t: Transition, record: WorkloadRecord, index: int) -
     if index <= 0:
         return False
     for replica in t.state.replicas_of(record.metadata.namespace, record.metadata.name):
+        if replica.stopping and replica.stop_reason == PREEMPTED and index < replica.revision < t.index:
+            return True  # another workload's plan took it meanwhile
         if replica.stopping or replica.status.phase in (ReplicaPhase.PENDING, ReplicaPhase.ASSIGNED):
             continue  # was not available before either
         node = t.state.nodes.get(replica.node_id)

@@ -222,6 +222,20 @@ def test_a_node_that_went_away_after_the_plan_counts_as_well(fabric):
     assert fabric.apply(plan(stops=("web-2",), at=seen)).result.changed == "unchanged"
 
 
+def test_what_made_room_for_others_after_the_plan_counts_as_well(fabric):
+    """Two plans of the same moment: one takes a replica of the workload, the other was drawn up with it."""
+    fabric.put("urgent", dataclasses.replace(service(), priority=90))
+    fabric.apply(plan(planned("web-1", "a"), planned("web-2", "b")))
+    for node, replica in (("a", "web-1"), ("b", "web-2")):
+        report(fabric, node, replica, P.READY)
+    seen = len(fabric.log)
+    room = dataclasses.replace(plan(at=seen, workload="urgent"), preemptions=(c.PlannedStop("web-1", "Preempted"),))
+    fabric.apply(room)
+    assert fabric.state.replicas["web-1"].stop_reason == "Preempted"
+    assert fabric.apply(plan(stops=("web-2",), at=seen)).result.changed == "unchanged"
+    assert fabric.apply(plan(stops=("web-2",), at=len(fabric.log))).result.changed == "updated"
+
+
 # -- giving up --------------------------------------------------------------------------------------------
 
 
