@@ -109,6 +109,7 @@ class SimAgent(Host):
         self._session: Session | None = None
         self._owner = _Owner()
         self._rules: OwnerRules | None = None
+        self.evicting_since_s: float | None = None  # since when its owner lets nothing run, as the agent knows
         self._booted_at_ms = 0
 
     @property
@@ -134,7 +135,7 @@ class SimAgent(Host):
         self.supervisor = supervisor
         supervisor.load()
         self._owner = _Owner()
-        self._owner.look(self.battery_percent)
+        self._look_at_battery()
         self._rules = OwnerRules(cast(OwnerWatch, self._owner), supervisor)
         self._rules.apply()
         services = LinkServices(
@@ -203,9 +204,16 @@ class SimAgent(Host):
 
     def _battery_changed(self) -> None:
         if self._rules is not None:
-            self._owner.look(self.battery_percent)
+            self._look_at_battery()
             self._rules.apply()
             self._device_changed()
+
+    def _look_at_battery(self) -> None:
+        self._owner.look(self.battery_percent)
+        if not self._owner.verdict.evicting:
+            self.evicting_since_s = None
+        elif self.evicting_since_s is None:
+            self.evicting_since_s = self.world.loop.time()
 
     def grow(self) -> None:
         """It has more room than anybody asks for."""

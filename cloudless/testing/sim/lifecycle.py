@@ -203,8 +203,8 @@ class Lifecycle:
             assert new <= most, f"{_name(key)}: {new} replicas are of generation {record.generation}, which is paused"
             surge, _ = bounds(record.spec.rollout, record.spec.replicas)
             if len(staying(before, record)) <= record.spec.replicas + surge:
-                ready_before = ready(before, key)
-                replaced = [s.replica_id for s in plan.stops if s.reason == "Replaced" and s.replica_id in ready_before]
+                serving = ready(before, key) & {r.id for r in staying(before, record)}
+                replaced = [s.replica_id for s in plan.stops if s.reason == "Replaced" and s.replica_id in serving]
                 assert not replaced, f"{_name(key)}: {replaced} are replaced by a rollout that is paused"
         step = step_of(record.spec.rollout, progress)
         if not progress.paused and step is not None and stepwise(record, progress):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from cloudless.agent.core.tenure import Lease
 from cloudless.agent.runtime.base import ContainerState
-from cloudless.core.leases import lease_ms
+from cloudless.core.leases import LEASE_MS_MIN, lease_ms
 
 if TYPE_CHECKING:
     from cloudless.testing.sim.agents import SimAgent
@@ -61,23 +61,36 @@ class Tenures:
 
     def look(self) -> None:
         """Now and then."""
-        now_s = self._world.loop.time()
         for agent in self._world.devices():
-            word = self._words.get(agent.name)
-            process, supervisor = agent.process, agent.supervisor
-            if word is None or process is None or process.frozen or supervisor is None:
+            self._look_at(agent)
+            self._of_owner(agent)
+
+    def _of_owner(self, agent: SimAgent) -> None:
+        """Nothing runs for longer than `SLACK_S` on a device whose owner lets nothing run."""
+        now_s, process, since_s = self._world.loop.time(), agent.process, agent.evicting_since_s
+        if process is None or process.frozen or since_s is None or now_s - max(since_s, agent.awake_since_s) < SLACK_S:
+            return
+        for replica_id, sandbox in agent.device.sandboxes.items():
+            running = any(c.view.state is ContainerState.RUNNING for c in sandbox.containers.values())
+            assert not running, f"{agent.name} runs {replica_id}, and its owner wants it to run nothing"
+
+    def _look_at(self, agent: SimAgent) -> None:
+        now_s = self._world.loop.time()
+        word = self._words.get(agent.name)
+        process, supervisor = agent.process, agent.supervisor
+        if word is None or process is None or process.frozen or supervisor is None:
+            return
+        if now_s - agent.awake_since_s < SLACK_S:
+            return
+        age_ms = (now_s - SLACK_S - word.at_s) * 1000 - word.uncertain_ms
+        if age_ms < LEASE_MS_MIN:
+            return
+        for replica_id, sandbox in agent.device.sandboxes.items():
+            assignment = supervisor.assignment(replica_id)
+            if assignment is None or assignment.stopping or age_ms < lease_ms(assignment.spec):
                 continue
-            if now_s - agent.awake_since_s < SLACK_S:
-                continue
-            age_ms = (now_s - SLACK_S - word.at_s) * 1000 - word.uncertain_ms
-            if age_ms < 10_000:  # no lease is shorter
-                continue
-            for replica_id, sandbox in agent.device.sandboxes.items():
-                assignment = supervisor.assignment(replica_id)
-                if assignment is None or assignment.stopping or age_ms < lease_ms(assignment.spec):
-                    continue
-                running = any(c.view.state is ContainerState.RUNNING for c in sandbox.containers.values())
-                assert not running, (
-                    f"{agent.name} runs {replica_id} {now_s - word.at_s:.1f} s after a coordinator's last word, and "
-                    f"its lease is {lease_ms(assignment.spec) // 1000} s"
-                )
+            running = any(c.view.state is ContainerState.RUNNING for c in sandbox.containers.values())
+            assert not running, (
+                f"{agent.name} runs {replica_id} {now_s - word.at_s:.1f} s after a coordinator's last word, and "
+                f"its lease is {lease_ms(assignment.spec) // 1000} s"
+            )
