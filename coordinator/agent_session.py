@@ -97,6 +97,7 @@ class AgentSession:
         self.boot_id = hello.boot_id[:ID_LENGTH_MAX]
         self.usage: NodeUsage | None = None
         self.reported: types_pb2.NodeUsage | None = None  # the same, as it came
+        self.pressed_anew = False  # the newest use is the first, or of another pressure than the one before
         self._skews_ms: deque[int] = deque(maxlen=_SKEWS_KEPT)
         self.clock_skew_ms = 0
         self.late_ms: int | None = None  # how long the newest heartbeat took, beyond the quickest; None: it says not
@@ -208,10 +209,9 @@ class AgentSession:
             self.late_ms = None
             if kind == "heartbeat":
                 self._measure_skew(message.heartbeat.wall_clock_ms, self._clock.now_ms())
-            on_heard()
-            if kind == "heartbeat":
                 self._on_heartbeat(message.heartbeat)
-            elif kind == "report":
+            on_heard()
+            if kind == "report":
                 self._on_report(message.report)
             elif kind == "device":
                 self._device, self._device_refused = _device(message.device), False
@@ -234,7 +234,8 @@ class AgentSession:
     def _on_heartbeat(self, heartbeat: session_pb2.Heartbeat) -> None:
         HEARTBEATS.inc()
         if heartbeat.HasField("usage"):
-            self.usage = from_proto(heartbeat.usage, NodeUsage)
+            before, self.usage = self.usage, from_proto(heartbeat.usage, NodeUsage)
+            self.pressed_anew = self.pressed_anew or before is None or before.pressure != self.usage.pressure
             self.reported = heartbeat.usage
         self._heartbeat_ack = heartbeat.sequence
         self._write_due.set()

@@ -50,6 +50,7 @@ _BATCHES_PER_TURN = 256
 _KEYS_PER_TURN = 2000
 _SHORT_S = 0.005  # of plans that take no longer one may follow the other at once
 _REST = 3.0  # so many times as long as a long plan took, no other begins
+_REST_SETTLED = 8.0  # the same, where it found nothing to do
 
 
 class Key(Protocol):
@@ -263,7 +264,8 @@ class _Term(Generic[S, K]):
             if not self._plan(key):
                 self._slots.release()
             took_s = self._owner._seconds() - began
-            await asyncio.sleep(_REST * took_s if took_s > _SHORT_S else 0)
+            rest = _REST if key in self._busy else _REST_SETTLED
+            await asyncio.sleep(rest * took_s if took_s > _SHORT_S else 0)
 
     def _plan(self, key: K) -> bool:
         """Reconciles a key. True: its proposals are under way, and hold a slot."""

@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import random
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -33,6 +33,7 @@ from cloudless.coordinator.channels import (
 from cloudless.coordinator.contest import Contests, replaced
 from cloudless.coordinator.core.assignments import nodes_to_tell
 from cloudless.coordinator.core.outcome import Change
+from cloudless.coordinator.core.scheduler.table import Usages
 from cloudless.coordinator.core.state import State
 from cloudless.coordinator.health import HealthKeeper
 from cloudless.coordinator.leases import HERE, Leases
@@ -148,6 +149,7 @@ class SessionHub:
         )
         self._observer = Observer(self._observations, self._peers, interval_ms=interval_ms, jitter=jitter)
         self._leader, self._leader_known_until_ms = "", 0
+        self._usages, self._usages_until_ms = Usages(), 0
         self._to_call: dict[Callable[[], None], None] = {}  # what sessions have still to be told, in this order
         self._call_due = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -264,16 +266,25 @@ class SessionHub:
             coordinator_id=coordinator_id,
         )
 
-    def usages(self) -> dict[str, NodeUsage]:
+    def usages(self) -> Mapping[str, NodeUsage]:
         """The live use of every connected node that has sent a heartbeat, by node id; for the scheduler."""
         observed = self._observations.usages()
-        if not observed:  # a coordinator alone; asked for each plan, with thousands of nodes
-            return {name: s.usage for name, s in self._sessions.items() if s.usage is not None}
+        if not observed:
+            return self._own_usages()
         usages = dict(observed)
         for name, session in self._sessions.items():
             if session.usage is not None and (name not in usages or self._elsewhere(name) is None):
                 usages[name] = session.usage
         return usages
+
+    def _own_usages(self) -> Usages:
+        """Of a coordinator alone. Asked for each plan, with thousands of nodes: so it may be half a heartbeat old,
+        unless a node came or came under pressure."""
+        now_ms = self._clock.monotonic_ms()
+        if now_ms >= self._usages_until_ms:
+            self._usages = Usages((name, s.usage) for name, s in self._sessions.items() if s.usage is not None)
+            self._usages_until_ms = now_ms + self._config.heartbeat_interval_ms // 2
+        return self._usages
 
     def connected(self) -> frozenset[str]:
         """Ids of the nodes that have a session, here or with another coordinator."""
@@ -387,6 +398,9 @@ class SessionHub:
         return sighting, self._config.heartbeat_interval_ms
 
     def _heard(self, session: AgentSession) -> None:
+        if session.pressed_anew:
+            session.pressed_anew = False
+            self._usages_until_ms = 0
         if self._sessions.get(session.node_id) is session:
             self._leases.heard(session.node_id, at_ms=session.heard_at_ms, late_ms=session.late_ms)
 
@@ -397,6 +411,7 @@ class SessionHub:
         if self._sessions.get(node_id) is not session:
             return
         del self._sessions[node_id]
+        self._usages_until_ms = 0
         SESSIONS.set(len(self._sessions))
         self._channels.session_ended(node_id)
         self._leases.disconnected(node_id, left=session.left)

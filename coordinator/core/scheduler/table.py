@@ -43,6 +43,12 @@ _VALUES_SPARE: Final = 1024  # values of a facet that no node has any more, beyo
 T = TypeVar("T")
 
 
+class Usages(dict[str, NodeUsage]):
+    """Live use by node id that nobody changes any more: the same object is the same use, and need not be compared."""
+
+    __slots__ = ()
+
+
 class Facet:
     """Each node's value of a facet, as a code: its place among `values`, which only ever grow and are shared by the
     versions of a table."""
@@ -89,6 +95,7 @@ class NodeTable:
         self.index: dict[str, int] = {}
         self.nodes: list[Node] = []
         self.usages: list[NodeUsage | None] = []
+        self._usage: Mapping[str, NodeUsage] | None = None  # the newest that came as `Usages`
         self._reporting: list[list[str]] = []  # who told of its use, in the order of the last report, in stretches
         self._reports: list[list[NodeUsage]] = []
         self._reporting_rows: Ints | None = None  # the row of each; -1: no such node. None: rows have moved since
@@ -215,7 +222,7 @@ class NodeTable:
             self._facets[name] = Facet(change(facet.codes), facet.values, facet.lookup)
 
     def _renumber(self) -> None:
-        self._reporting_rows = None
+        self._reporting_rows = self._usage = None
         self.index = {node_id: row for row, node_id in enumerate(self.ids)}
 
     def _reserve(self, ids: Sequence[str], reserved: Mapping[str, ResourceAmounts]) -> None:
@@ -269,12 +276,16 @@ class NodeTable:
 
     def with_usage(self, usage: Mapping[str, NodeUsage]) -> NodeTable:
         """The table with this live use; the same one where nothing of it changed."""
+        if usage is self._usage:
+            return self
         table = self._copy()
+        table._usage = usage if isinstance(usage, Usages) else None
         if self._reporting_rows is not None and _same(self._reporting, usage):
             at = self._reporting_rows
             table._reports, found = _renewed(self._reports, usage.values())
             changed: list[tuple[int, NodeUsage | None]] = [(int(at[i]), new) for i, new in found if at[i] >= 0]
             if not found:
+                self._usage = table._usage
                 return self
         else:
             table._reporting, table._reports = list(_stretches(usage)), list(_stretches(usage.values()))
