@@ -176,6 +176,21 @@ def test_a_clearly_better_score_is_enough_and_a_slightly_better_one_is_not():
     assert placed(dataclasses.replace(phone(), metered=False)).places == ["a"]
 
 
+def test_a_better_score_is_not_bought_with_a_wish():
+    quiet = AntiAffinity(workload="noise", topology_key="node", required=False, weight=1)
+    web = Web("a", placement=Placement(anti_affinity=(quiet,)))
+    web.fabric.apply(c.ReportNode("a", device=phone()))
+    web.fabric.join("b")
+    web.fabric.put("noise", service(placement=Placement(node_selector={"node": "b"})))
+    web.fabric.settle()
+    web.fabric.advance(10 * MINUTE)
+    assert (web.places, web.moves) == (["a"], [])
+    web.fabric.apply(c.DeleteWorkload(NAMESPACE, "noise"))
+    web.fabric.settle()
+    web.fabric.advance(10 * MINUTE)
+    assert web.places == ["b"]
+
+
 def test_a_margin_lies_between_two_scores_and_their_difference_decides():
     """`better_place` itself, over what the round trip to the own node costs."""
     web = Web("a", "b")
@@ -351,35 +366,50 @@ def test_other_kinds_never_move(kind):
     assert web.moves == []
 
 
+def begins(web):
+    """Whether a move would begin at any time of the next minutes, if nothing happened until then."""
+    for later_ms in range(0, 6 * MINUTE, 9_000):
+        now_ms = web.fabric.now_ms + later_ms
+        plan = reconcile(web.fabric.state, *KEY, now_ms=now_ms, weights=Weights(), usage={}, id_seed=1)
+        if any(planned.replaces for command in plan.commands for planned in command.replicas):
+            return True
+    return False
+
+
+def report(web, phase):
+    replica = web.fabric.replicas("web")[0]
+    status = dataclasses.replace(replica.status, phase=phase)
+    web.fabric.apply(c.ReportReplicas(replica.node_id, (c.ReportedReplica(replica.id, status),)))
+
+
+def stop_one(web):
+    web.fabric.apply(c.ApplyPlan(*KEY, stops=(c.PlannedStop(web.fabric.replicas("web")[0].id, "Test"),)))
+
+
 @pytest.mark.parametrize(
     "disturb",
     [
         lambda web: web.fabric.apply(c.ReportNode("c", NodeState.UNREACHABLE)),
+        lambda web: web.fabric.apply(c.ReportNode("c", NodeState.LOST)),
+        lambda web: web.fabric.apply(c.UpdateNode("c", draining=True, cordoned=True)),
         lambda web: web.fabric.apply(c.ControlRollout(*KEY, RolloutAction.PAUSE)),
-        lambda web: web.fabric.apply(
-            c.ReportReplicas(
-                (r := web.fabric.replicas("web")[0]).node_id,
-                (c.ReportedReplica(r.id, dataclasses.replace(r.status, phase=ReplicaPhase.RUNNING)),),
-            )
-        ),
-        lambda web: web.put(replicas=200),  # which do not all fit
+        lambda web: report(web, ReplicaPhase.RUNNING),
+        lambda web: report(web, ReplicaPhase.FAILED),
+        lambda web: report(web, ReplicaPhase.SUCCEEDED),
+        stop_one,
+        lambda web: web.put(replicas=5),
+        lambda web: web.put(replicas=3),
+        lambda web: (web.put(replicas=3), web.fabric.reconcile_one(KEY)),
+        lambda web: web.put(image="web:2"),
+        lambda web: web.put(rollout=Rollout(ROLLING, max_surge=1, min_ready_ms=3_600_000)),
     ],
 )
 def test_nothing_moves_while_anything_else_is_the_matter(disturb):
-    web = Web("a", "c", replicas=3, placement=SPREAD)
-    disturb(web)
+    web = Web("a", "c", replicas=4, placement=SPREAD)
     web.fabric.join("b")
-    web.fabric.reconcile_dirty()
-    for minute in range(1, 6):
-        plan = reconcile(
-            web.fabric.state,
-            *KEY,
-            now_ms=web.fabric.now_ms + minute * 5_000,
-            weights=Weights(),
-            usage={},
-            id_seed=1,
-        )
-        assert not any(r.replaces for command in plan.commands for r in command.replicas)
+    assert begins(web)
+    disturb(web)
+    assert not begins(web)
 
 
 def test_members_of_an_older_version_are_not_given_what_they_do_not_know(crowded):
@@ -549,6 +579,15 @@ def test_an_entry_that_does_not_fit_moves_nothing(crowded):
     assert propose(first.id, replica_id="web-new02") == "unchanged", "it is being replaced"
     fabric.apply(c.ApplyPlan(*KEY, stops=(c.PlannedStop(second.id, "Test"),)))
     assert propose(second.id, replica_id="web-new02") == "unchanged", "it is stopping"
+
+
+@pytest.mark.parametrize("disturb", [lambda web: report(web, ReplicaPhase.FAILED), lambda web: web.put(image="web:2")])
+def test_what_failed_or_is_outdated_is_not_moved(crowded, disturb):
+    first = crowded.fabric.replicas("web")[0]
+    disturb(crowded)
+    generation = crowded.fabric.state.workloads[KEY].generation
+    planned = c.PlannedReplica("web-new01", generation, decision("b"), replaces=first.id)
+    assert crowded.fabric.apply(c.ApplyPlan(*KEY, replicas=(planned,))).result.changed == "unchanged"
 
 
 def test_a_node_that_was_taken_meanwhile_leaves_everything_as_it_is(crowded):

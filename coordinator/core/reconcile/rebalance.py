@@ -53,9 +53,8 @@ def rebalance(draft: Draft, deadlines: Deadlines) -> None:
         draft.move_if_better(replica)
 
 
-def note_failures(draft: Draft, deadlines: Deadlines) -> bool:
-    """Counts moves that came to nothing, and ends one whose new replica does not become ready in time. Whether it
-    did: the rest is for the next plan, then."""
+def note_failures(draft: Draft, deadlines: Deadlines) -> None:
+    """Counts moves that came to nothing, and ends one whose new replica does not become ready in time."""
     census = draft.census
     failed = [r for r in census.failed if r.replaces and r.generation == draft.record.generation]
     if failed:
@@ -75,7 +74,6 @@ def note_failures(draft: Draft, deadlines: Deadlines) -> bool:
     if progress is not None and (failed or overdue):
         count = min(progress.moves_failed + 1, _FAILURES_MAX)
         draft.note_rollout(replace(progress, moves_failed=count, move_failed_at_ms=draft.now_ms))
-    return bool(overdue)
 
 
 def note_success(draft: Draft) -> None:

@@ -43,8 +43,7 @@ def plan_service(draft: Draft, deadlines: Deadlines, *, rebalancing: bool = True
         draft.stop(replica, "Replaced")
     for replica in census.failed:
         draft.stop(replica, "Failed")
-    if note_failures(draft, deadlines):
-        return
+    note_failures(draft, deadlines)
     if record.spec.rollout.strategy is RolloutStrategy.RECREATE:
         course = _without_hold(course) if not _outdated(census) else course
         if not course.holds and _recreate(draft):
