@@ -263,7 +263,7 @@ def preempt(t: Transition, record: WorkloadRecord, command: ApplyPlan) -> None:
         if record.spec.priority - other.spec.priority < PREEMPTION_DIFFERENCE:
             continue
         ready = victim.status.phase is ReplicaPhase.READY
-        if ready and lost_availability_since(t, other, command.planned_at_index):
+        if ready and lost_availability_since(t, other, command.planned_at_index, whoever_stopped=True):
             continue  # what it costs is more than when it was planned; the next plan decides again
         t.put_replica(replace(victim, stopping=True, stop_reason=PREEMPTED))
         t.emit(
@@ -281,13 +281,17 @@ def preempt(t: Transition, record: WorkloadRecord, command: ApplyPlan) -> None:
         )
 
 
-def lost_availability_since(t: Transition, record: WorkloadRecord, index: int) -> bool:
-    """Whether a replica of the workload may have ceased to be available after the log index of a plan."""
+def lost_availability_since(
+    t: Transition, record: WorkloadRecord, index: int, *, whoever_stopped: bool = False
+) -> bool:
+    """Whether a replica of the workload may have ceased to be available after the log index of a plan. What another
+    workload's plan took counts; what the workload's own plans stopped, only with `whoever_stopped`."""
     if index <= 0:
         return False
     for replica in t.state.replicas_of(record.metadata.namespace, record.metadata.name):
-        if replica.stopping and replica.stop_reason == PREEMPTED and index < replica.revision < t.index:
-            return True  # another workload's plan took it meanwhile
+        counts = replica.stopping and (whoever_stopped or replica.stop_reason == PREEMPTED)
+        if counts and index < replica.revision < t.index:
+            return True
         if replica.stopping or replica.status.phase in (ReplicaPhase.PENDING, ReplicaPhase.ASSIGNED):
             continue  # was not available before either
         node = t.state.nodes.get(replica.node_id)

@@ -236,6 +236,20 @@ def test_what_made_room_for_others_after_the_plan_counts_as_well(fabric):
     assert fabric.apply(plan(stops=("web-2",), at=len(fabric.log))).result.changed == "updated"
 
 
+def test_what_a_workload_stopped_itself_counts_for_those_who_want_its_room(fabric):
+    fabric.put("urgent", dataclasses.replace(service(), priority=90))
+    fabric.apply(plan(planned("web-1", "a"), planned("web-2", "b")))
+    for node, replica in (("a", "web-1"), ("b", "web-2")):
+        report(fabric, node, replica, P.READY)
+    seen = len(fabric.log)
+    fabric.apply(plan(stops=("web-2",), at=seen))
+    room = dataclasses.replace(plan(at=seen, workload="urgent"), preemptions=(c.PlannedStop("web-1", "Preempted"),))
+    assert fabric.apply(room).result.changed == "unchanged"
+    assert not fabric.state.replicas["web-1"].stopping
+    fabric.apply(dataclasses.replace(room, planned_at_index=len(fabric.log)))
+    assert fabric.state.replicas["web-1"].stopping
+
+
 # -- giving up --------------------------------------------------------------------------------------------
 
 
