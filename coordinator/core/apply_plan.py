@@ -15,6 +15,7 @@ from cloudless.coordinator.core.commands import ApplyPlan, PlannedReplica
 from cloudless.coordinator.core.moves import may_replace
 from cloudless.coordinator.core.outcome import ApplyResult
 from cloudless.coordinator.core.port_sharing import can_share, may_share
+from cloudless.coordinator.core.runs import RUN_TYPES
 from cloudless.coordinator.core.state import WorkloadKey, spec_of_generation
 from cloudless.coordinator.core.transition import Transition
 from cloudless.core.labels import is_dns_label
@@ -52,8 +53,10 @@ def apply_plan(t: Transition, command: ApplyPlan) -> ApplyResult:
 
 def _planned_on_another(record: WorkloadRecord, command: ApplyPlan) -> bool:
     """Whether people have changed the workload since the plan was made: a new spec, another number, a pause. The change
-    has called for a new plan. Where no rollout is recorded yet, plans are applied as members of schema 2 do."""
-    return record.rollout is not None and 0 < command.planned_at_index < record.revision
+    has called for a new plan. Where neither a rollout nor runs are known, plans are applied as members of schema 2
+    do."""
+    known = record.rollout is not None or record.spec.type in RUN_TYPES
+    return known and 0 < command.planned_at_index < record.revision
 
 
 def _carry_out(t: Transition, record: WorkloadRecord, command: ApplyPlan) -> None:

@@ -376,3 +376,14 @@ def test_no_replica_without_a_run_that_goes_on(fabric):
     for run in (0, 1, 7):
         fabric.apply(c.ApplyPlan(*KEY, replicas=(c.PlannedReplica(f"work-zzzz{run}", 1, run=run),)))
     assert [r.run for r in fabric.replicas("work")] == [1]
+
+
+def test_a_plan_from_before_people_asked_for_more_ends_no_run(fabric):
+    fabric.lasts_ms = lambda replica: HOUR
+    put(fabric)
+    (run,) = fabric.runs()
+    seen = len(fabric.log)
+    put(fabric, completions=3)
+    over = dataclasses.replace(run, phase=RunPhase.SUCCEEDED, succeeded=1, finished_at_ms=fabric.now_ms)
+    assert fabric.apply(c.ApplyPlan(*KEY, planned_at_index=seen, runs=(over,))).result.changed == "unchanged"
+    assert fabric.runs() == [run]
