@@ -55,10 +55,13 @@ class Ledger:
         self._placed: dict[str, dict[str, None]] = {}  # the nodes that each replica was ever assigned to
         self._fresh_entries = 0
         self._expected = (-1, "")
-        self._lifecycle = Lifecycle(self.counts)
+        self._lifecycle = Lifecycle(self.counts, self._pressed)
         self._runs = RunChecks()
         self._known: dict[str, _Spell] = {}  # connected to a coordinator that the leader hears
         self._connected: dict[str, _Spell] = {}  # connected to a coordinator of the majority
+
+    def _pressed(self, node_id: str) -> bool:
+        return any(agent.identity == node_id and bool(agent.pressure) for agent in self._world.devices())
 
     # The log
 

@@ -11,20 +11,25 @@ before it and when it was planned. Where a replica counts:
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from cloudless.config import SchedulerConfig
 from cloudless.coordinator.core import amounts, commands, rollouts
 from cloudless.coordinator.core.reconcile.census import must_leave
 from cloudless.coordinator.core.reconcile.rollout import step_of, stepwise, weighed
 from cloudless.coordinator.core.reconcile.targets import bounds
 from cloudless.coordinator.core.scheduler.kinds import eligible_nodes
+from cloudless.coordinator.core.scheduler.plan import place
 from cloudless.coordinator.core.state import State, WorkloadKey
+from cloudless.coordinator.weighing import weights_of
 from cloudless.core.model import NodeState, Replica, ReplicaPhase, RolloutPhase, WorkloadRecord
 from cloudless.core.spec import RolloutStrategy, WorkloadSpec, WorkloadType
 
 _MOVED: Final = ("NodeDraining", "Evicted")  # reasons of stops that make a node empty
 _PREEMPTION_GAP: Final = 10
+_WEIGHTS: Final = weights_of(SchedulerConfig())
 
 
 @dataclass(slots=True)
@@ -36,8 +41,11 @@ class _Paused:
 
 
 class Lifecycle:
-    def __init__(self, counts: Counter[str]) -> None:
-        self._counts = counts  # of what happened, for people
+    """`counts`: of what happened, for people. `pressed`: whether a node is short of something now."""
+
+    def __init__(self, counts: Counter[str], pressed: Callable[[str], bool]) -> None:
+        self._counts = counts
+        self._pressed = pressed
         self._paused: dict[WorkloadKey, _Paused] = {}
         self._given_up: dict[WorkloadKey, tuple[int, WorkloadSpec]] = {}  # rolled back: generation and template
 
@@ -78,7 +86,7 @@ class Lifecycle:
     def _plan(self, plan: commands.ApplyPlan, planned_on: State, before: State, state: State) -> None:
         key = (plan.namespace, plan.workload)
         was, record = before.workloads.get(key), state.workloads.get(key)
-        self._preemptions(plan, before, state)
+        self._preemptions(plan, planned_on, before, state)
         if was is None or record is None or record.deleting:
             return
         if self._generations(key, plan, was, record, before, state):
@@ -239,9 +247,11 @@ class Lifecycle:
 
     # -- preemption ---------------------------------------------------------------------------------------
 
-    def _preemptions(self, plan: commands.ApplyPlan, before: State, state: State) -> None:
-        """Only replicas of clearly lower priority make room."""
+    def _preemptions(self, plan: commands.ApplyPlan, planned_on: State, before: State, state: State) -> None:
+        """Only replicas of clearly lower priority make room, and what `minAvailable` needs only if, when the plan was
+        made, the end of no other single replica would have done."""
         record = before.workloads.get((plan.namespace, plan.workload))
+        taken: dict[WorkloadKey, int] = {}
         for planned in plan.preemptions:
             replica, after = before.replicas.get(planned.replica_id), state.replicas.get(planned.replica_id)
             if record is None or replica is None or replica.stopping or after is None or not after.stopping:
@@ -252,6 +262,41 @@ class Lifecycle:
                 f"{replica.id} of {replica.workload} with priority {other.spec.priority} makes room for "
                 f"{plan.workload} with {record.spec.priority}"
             )
+            taken[replica.namespace, replica.workload] = taken.get((replica.namespace, replica.workload), 0) + 1
+        for key in taken:
+            was = ready(planned_on, key) & ready(before, key)
+            least = min(len(was), before.workloads[key].spec.rollout.min_available)
+            left = len(ready(state, key))
+            if left >= least:
+                continue
+            self._counts["minAvailable preempted"] += 1
+            knowing = len(ready(planned_on, key) - {stop.replica_id for stop in plan.preemptions}) < least
+            assert knowing, (
+                f"{_name(key)}: room for {plan.workload} leaves {left} ready replicas, and {least} have to stay"
+            )
+            if record is not None and len(plan.preemptions) == 1 and len(plan.replicas) == 1:
+                self._unavoidable(key, plan, record, planned_on)
+
+    def _unavoidable(
+        self, key: WorkloadKey, plan: commands.ApplyPlan, record: WorkloadRecord, planned_on: State
+    ) -> None:
+        if plan.replicas[0].generation != record.generation or record.spec.type is WorkloadType.SYSTEM:
+            return
+        for replica in planned_on.replicas.values():
+            theirs = (replica.namespace, replica.workload)
+            other = planned_on.workloads[theirs].spec
+            if not replica.node_id or replica.stopping or record.spec.priority - other.priority < _PREEMPTION_GAP:
+                continue
+            serving = ready(planned_on, theirs)
+            if replica.id in serving and len(serving) - 1 < other.rollout.min_available:
+                continue
+            if self._pressed(replica.node_id):
+                continue
+            without = planned_on.without_replica(replica.id)
+            now_ms = max(node.state_since_ms for node in planned_on.nodes.values())
+            found = place(without, record, 1, weights=_WEIGHTS, usage={}, now_ms=now_ms)
+            fits = any(decision.node_id == replica.node_id for decision in found)
+            assert not fits, f"{_name(key)} needs what makes room for {plan.workload}, and {replica.id} would have done"
 
 
 def staying(state: State, record: WorkloadRecord) -> list[Replica]:

@@ -18,6 +18,7 @@ class RunChecks:
     def __init__(self) -> None:
         self._succeeded: dict[tuple[WorkloadKey, int, int], set[str]] = {}  # workload, its creation, run: replica ids
         self._decided: dict[tuple[WorkloadKey, int], set[int]] = {}  # due times
+        self._ended: set[str] = set()  # replicas that nothing runs of any more, whatever is left to clean up
 
     def check(self, command: commands.Command, planned_on: State, before: State, state: State) -> None:
         """After an entry that changed the state; `planned_on` is what a plan was made on."""
@@ -31,7 +32,10 @@ class RunChecks:
                 self._plan(key, was, record, (planned_on, before, state))
 
     def _reported(self, replica: Replica | None, state: State) -> None:
-        if replica is None or not replica.run or replica.status.phase is not ReplicaPhase.SUCCEEDED:
+        if replica is None or not replica.run or replica.status.phase not in _ENDED:
+            return
+        self._ended.add(replica.id)
+        if replica.status.phase is not ReplicaPhase.SUCCEEDED:
             return
         key = (replica.namespace, replica.workload)
         record = state.workloads[key]
@@ -70,14 +74,15 @@ class RunChecks:
             f"{key[1]}: run {run.number} counts {run.succeeded} successes, and {len(reported)} replicas reported one"
         )
 
-    @staticmethod
-    def _parallelism(key: WorkloadKey, record: WorkloadRecord, run: JobRun, states: tuple[State, State, State]) -> None:
+    def _parallelism(
+        self, key: WorkloadKey, record: WorkloadRecord, run: JobRun, states: tuple[State, State, State]
+    ) -> None:
         """A plan begins no replica beyond `parallelism` and `completions`. Those on nodes that were not ready when it
         was made count for lost: their work may be done twice."""
         planned_on, before, state = states
         completion = runs.completion_of(record.spec)
         out_of_reach = {n for n in planned_on.nodes if planned_on.nodes[n].state is not NodeState.READY}
-        now, earlier = (_running(s, key, run.number, out_of_reach) for s in (state, before))
+        now, earlier = (self._running(s, key, run.number, out_of_reach) for s in (state, before))
         most = max(earlier, min(completion.parallelism, completion.completions))
         assert now <= most, (
             f"{key[1]}: {now} replicas of run {run.number}, and {completion.parallelism} may run at once"
@@ -92,9 +97,12 @@ class RunChecks:
         now, earlier = (sum(runs.is_unfinished(r) and r.started_at_ms > 0 for r in x.runs) for x in (record, was))
         assert now <= max(1, earlier), f"{key[1]}: {now} runs at once"
 
-
-def _running(state: State, key: WorkloadKey, run: int, out_of_reach: set[str]) -> int:
-    return sum(
-        r.run == run and bool(r.node_id) and r.status.phase not in _ENDED and r.node_id not in out_of_reach
-        for r in state.replicas_of(*key)
-    )
+    def _running(self, state: State, key: WorkloadKey, run: int, out_of_reach: set[str]) -> int:
+        return sum(
+            r.run == run
+            and bool(r.node_id)
+            and r.status.phase not in _ENDED
+            and r.id not in self._ended
+            and r.node_id not in out_of_reach
+            for r in state.replicas_of(*key)
+        )
