@@ -225,6 +225,18 @@ def test_scaling_keeps_the_weight():
         assert (web.of(1), web.of(2)) == (replicas // 2, replicas // 2)
 
 
+def test_a_weight_that_is_lowered_takes_new_ones_away_as_old_ones_come_back():
+    web = Web(canary((75, MANUAL)))
+    web.put("web:2")
+    images = [web.fabric.state.spec_of(r).containers[0].image for r in web.fabric.replicas("web")]
+    assert sorted(images) == ["web:1", "web:2", "web:2", "web:2"]
+    web.rollout, web.least = canary((25, MANUAL)), None
+    web.put("web:2")
+    images = [web.fabric.state.spec_of(r).containers[0].image for r in web.fabric.replicas("web")]
+    assert sorted(images) == ["web:1", "web:1", "web:1", "web:2"]
+    assert web.least == 4
+
+
 def test_steps_that_are_taken_out_of_the_spec_are_waited_for_no_more():
     web = Web(canary((25, MANUAL)))
     web.put("web:2")

@@ -61,7 +61,7 @@ def plan_service(draft: Draft, deadlines: Deadlines, *, rebalancing: bool = True
     serving = Serving(census)
     missing = aim.new - len(held) - len(census.pending)
     if missing < 0:
-        remove_surplus(draft, serving, held, -missing, floor=min(aim.floor, aim.new))
+        remove_surplus(draft, serving, held, -missing, floor=aim.floor)
     old, old_pending = _kept_old(draft, course, aim)
     room = aim.total - len(held) - min(len(census.pending), max(0, aim.new - len(held))) - len(old) - len(old_pending)
     room -= _place_old(draft, course, old_pending, wanted=aim.old - len(old), room=room)
