@@ -99,7 +99,7 @@ def draw(rng: random.Random, *, coordinators: int = 0) -> Profile:
     if coordinators == 1:
         chosen = {name: weight for name, weight in chosen.items() if name not in OF_SEVERAL}
     heartbeat_ms = rng.choice((200, 250, 400))
-    shape = rng.choices(("short", "long", "wide", "huge"), (0.85, 0.1, 0.04, 0.01))[0]
+    shape = rng.choices(("short", "long", "wide", "huge"), (0.87, 0.09, 0.035, 0.005))[0]
     agents, safety_s = rng.choice((5, 6, 8)), rng.uniform(8.0, 14.0)
     if shape == "long":
         agents, safety_s, heartbeat_ms = rng.choice((5, 6)), rng.uniform(45.0, 75.0), 500
