@@ -35,8 +35,7 @@ def test_the_fabric_keeps_its_promises_and_comes_right(first):
 
 def _history(seed: int, hash_seed: str) -> str:
     program = (
-        "from cloudless.testing.sim.profile import Profile
-from cloudless.testing.sim.scenario import run_seed; "
+        "from cloudless.testing.sim.scenario import run_seed; "
         f"print(run_seed({seed}, coordinators=1), run_seed({seed}, coordinators=3))"
     )
     done = subprocess.run(
