@@ -86,6 +86,8 @@ class GrpcStream(Generic[Out, In]):
             raise self.connection.explain(error) from None
         except asyncio.InvalidStateError:
             raise await self._end() from None
+        except grpc.aio.BaseError as error:
+            raise _refused(error) from None
 
     async def receive(self) -> In | None:
         # gRPC cancels the whole call when a read is cancelled; a reader that only gave up waiting must not do that,
@@ -103,6 +105,8 @@ class GrpcStream(Generic[Out, In]):
             raise self.connection.explain(error) from None
         except asyncio.InvalidStateError:
             raise await self._end() from None
+        except grpc.aio.BaseError as error:
+            raise _refused(error) from None
         self._reading = None
         if message is not grpc.aio.EOF:
             return message  # type: ignore[no-any-return]
@@ -126,7 +130,7 @@ class GrpcStream(Generic[Out, In]):
             return
         self._closed = True
         try:
-            with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError, TimeoutError):
+            with contextlib.suppress(grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError, TimeoutError):
                 async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                     await self._call.done_writing()
                     await self._call.code()
@@ -136,3 +140,8 @@ class GrpcStream(Generic[Out, In]):
                 self._reading.cancel()
                 await asyncio.wait([self._reading])
             await self.connection.release()
+
+
+def _refused(error: grpc.aio.BaseError) -> Unavailable:
+    """gRPC's core refused an operation, as it does on a call whose connection went; that is no RpcError."""
+    return Unavailable(f"the stream broke: {error}", reason="StreamBroken")

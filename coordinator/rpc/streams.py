@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import grpc
 from prometheus_client import Counter
@@ -16,6 +16,10 @@ In = TypeVar("In")
 MESSAGES = Counter("cloudless_grpc_messages_total", "Messages on gRPC streams.", ["direction"])
 _RECEIVED = MESSAGES.labels("received")
 _SENT = MESSAGES.labels("sent")
+
+
+# BaseError: what gRPC's core refuses, such as an operation on a call whose connection is gone. No RpcError.
+BROKEN: Final = (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError)
 
 
 class GrpcMessageStream(Generic[Out, In]):
@@ -36,7 +40,7 @@ class GrpcMessageStream(Generic[Out, In]):
             raise Unavailable("the stream is closed", reason="StreamClosed")
         try:
             await self._context.write(message)
-        except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
+        except BROKEN as error:
             raise Unavailable(f"the stream broke: {error}", reason="StreamBroken") from None
         _SENT.inc()
 
@@ -47,7 +51,7 @@ class GrpcMessageStream(Generic[Out, In]):
             return None
         try:
             message = await self._context.read()
-        except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
+        except BROKEN as error:
             raise Unavailable(f"the stream broke: {error}", reason="StreamBroken") from None
         if message is grpc.aio.EOF:
             self._ended = True
