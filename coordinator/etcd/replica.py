@@ -80,11 +80,13 @@ class Replica:
     async def _check_head(self) -> None:
         """An etcd that was put back to an older state would have this member wait for ever, with a state that is no
         longer true."""
+        # What was applied before the question: more may be by the time of the answer.
+        applied, revision = self._host.applied_index, self._revision
         answer = await self._client.range(self._keys.head)
         head = Head.decode(answer.kvs[0].value, answer.kvs[0].mod_revision) if answer.kvs else Head()
-        if head.index < self._host.applied_index or answer.header.revision < self._revision:
+        if head.index < applied or answer.header.revision < revision:
             raise Corrupt(
-                f"etcd holds {head.index} entries, this coordinator has applied {self._host.applied_index}: "
+                f"etcd holds {head.index} entries, this coordinator has applied {applied}: "
                 "it was put back to an older state",
                 remedy="restart every coordinator: they then go on from what etcd has",
             )
