@@ -311,7 +311,8 @@ class ChannelTable:
         result = "failed"
         try:
             ask(message)
-            channel = await asyncio.wait_for(wanted.dialled, self._open_timeout_ms / 1000)
+            async with asyncio.timeout(self._open_timeout_ms / 1000):
+                channel = await wanted.dialled
             result = "opened"
             return channel
         except TimeoutError:
@@ -332,7 +333,8 @@ class ChannelTable:
         """One call of a node: reads the id, joins the two halves, and returns when the channel ends. Raises
         PermissionDenied with reason `ChannelUnknown` for an id that was not made for this node, or was used."""
         try:
-            first = await asyncio.wait_for(stream.receive(), self._open_timeout_ms / 1000)
+            async with asyncio.timeout(self._open_timeout_ms / 1000):
+                first = await stream.receive()
         except TimeoutError:
             first = None
         channel_id = first.channel_id if first is not None and first.WhichOneof("frame") == "channel_id" else ""

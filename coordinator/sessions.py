@@ -346,7 +346,8 @@ class SessionHub:
 
     async def _hello(self, stream: SessionStream) -> session_pb2.Hello | None:
         try:
-            first = await asyncio.wait_for(stream.receive(), HELLO_TIMEOUT_MS / 1000)
+            async with asyncio.timeout(HELLO_TIMEOUT_MS / 1000):
+                first = await stream.receive()
         except TimeoutError:
             raise DeadlineExceeded("no hello came", reason="HelloExpected") from None
         except Unavailable:

@@ -128,7 +128,8 @@ class RunningCoordinator:
 async def failure_of(call: Awaitable[Any]) -> CloudlessError:
     """What a call fails with; raises AssertionError when it succeeds."""
     try:
-        answer = await asyncio.wait_for(call, 10)
+        async with asyncio.timeout(10):
+            answer = await call
     except grpc.aio.AioRpcError as error:
         return error_from_rpc(error)
     raise AssertionError(f"the call succeeded: {answer}")
@@ -292,7 +293,8 @@ async def running_coordinators(
             await cluster.add(coordinator_id)
         await cluster.voters(*ids)
         for member in cluster.members.values():
-            await asyncio.wait_for(member.coordinator.wait_ready(), 20)
+            async with asyncio.timeout(20):
+                await member.coordinator.wait_ready()
         yield cluster
     finally:
         await cluster.close()

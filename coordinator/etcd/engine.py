@@ -229,7 +229,8 @@ class EtcdEngine:
             return
         self._closed = True
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), CLOSE_S)
+            async with asyncio.timeout(CLOSE_S):
+                await self._idle.wait()
         for task in (*self._tasks, *filter(None, (self._campaign,))):
             task.cancel()
         await asyncio.gather(*self._tasks, *filter(None, (self._campaign,)), return_exceptions=True)

@@ -99,7 +99,8 @@ class Leadership:
                     self.seen(pair.value.decode("utf-8", "replace"), pair.create_revision)
                 # Its end is seen by the watch; the time limit is for a watch that is away.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._vacant.wait(), self._ttl_s * 2)
+                    async with asyncio.timeout(self._ttl_s * 2):
+                        await self._vacant.wait()
                 return
             self._held_term = answer.header.revision
             self._lost.clear()
@@ -132,7 +133,8 @@ class Leadership:
                     log.warning("etcd.lease_not_renewed", member=self._member)
                     return
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._lost.wait(), min(ttl_s / 3, left_s))
+                    async with asyncio.timeout(min(ttl_s / 3, left_s)):
+                        await self._lost.wait()
                     return
                 began_s = self._loop.time()
                 try:

@@ -115,7 +115,8 @@ class Changes:
             return "NotLeader", ""
         self._sent[number] = (leader, future)
         try:
-            response = await asyncio.wait_for(future, ANSWER_S)
+            async with asyncio.timeout(ANSWER_S):
+                response = await future
         except TimeoutError:
             return "OutcomeUnknown", ""
         finally:
@@ -141,7 +142,8 @@ class Changes:
             raise InvalidArgument(f"{kind!r} is no change of the coordinators", reason="BadChange")
         try:
             self._feed(event)
-            reason = await asyncio.wait_for(future, PATIENCE_S)
+            async with asyncio.timeout(PATIENCE_S):
+                reason = await future
         except TimeoutError:
             return "OutcomeUnknown", ""
         finally:
@@ -158,7 +160,8 @@ class Changes:
     async def _pause(self) -> None:
         self._role_changed.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._role_changed.wait(), PAUSE_S)
+            async with asyncio.timeout(PAUSE_S):
+                await self._role_changed.wait()
 
     # From the engine
 
