@@ -103,22 +103,25 @@ class Devices:
         return with_arguments(lambda words: "containerd-shim" in words[0] and f"{TAG}-{name}" in words)
 
     def kill_containers(self, name: str) -> None:
-        """All of them, with one that containerd is just starting."""
-        end = time.monotonic() + 0.5
-        while time.monotonic() < end or self.shims(name):
-            self._kill_once(name)
-            time.sleep(0.05)
+        """All of them. One that containerd is just starting gets the time to be there: killed in the middle it leaves
+        containerd, which the devices share here and no power cut restarts, with half of a container for ever."""
+        self._kill_once(name, starting=False)
+        while self.shims(name):
+            time.sleep(0.3)
+            self._kill_once(name, starting=True)
 
-    def _kill_once(self, name: str) -> None:
+    def _kill_once(self, name: str, *, starting: bool) -> None:
         shims = {process.pid for process in self.shims(name)}
+        holding: set[int] = set()
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
             with contextlib.suppress(OSError):
                 parent = int((entry / "stat").read_bytes().rpartition(b")")[2].split()[1])
                 if parent in shims:
+                    holding.add(parent)
                     os.kill(int(entry.name), signal.SIGKILL)
-        for pid in shims:
+        for pid in shims if starting else holding:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
