@@ -94,6 +94,16 @@ class Devices:
                 f"{workload} to be as it shall",
             )
 
+    def restarted(self, workload: str, before: dict[str, tuple[str, int, int]], name: str) -> None:
+        """What the device ran was started anew, and the device has said so: until then the old word stands."""
+        mine = {replica_id: row[1] for replica_id, row in before.items() if row[0] == name}
+
+        def told() -> bool:
+            now = identities(self.ready(workload))
+            return all(now.get(replica_id, ("", 0, 0))[1] > started for replica_id, started in mine.items())
+
+        self.until(told, f"{workload} on {name} to be started anew")
+
     def victim(self) -> str:
         """A device that runs one of `hasty`."""
         return self.rng.choice(sorted({replica.node_id for replica in self.ready("hasty")}))
@@ -214,6 +224,7 @@ def test_what_a_lost_device_ran_runs_elsewhere_within_seconds(devices: Devices, 
         devices.until(lambda victim=victim: len(devices.ready("hasty", without=victim)) == REPLICAS, "replacements")
         took.append(time.monotonic() - began)
         devices.power_on(victim)
+        devices.restarted("patient", before, victim)
         devices.settled()
         after = identities(devices.ready("patient"))
         others = {i: row for i, row in before.items() if row[0] != victim}
@@ -251,15 +262,16 @@ def test_a_flapping_link_loses_nobody(devices: Devices) -> None:
 def test_a_device_that_reboots_where_nobody_hears_it_starts_what_it_may(devices: Devices) -> None:
     for _ in range(ROUNDS):
         victim = devices.rng.choice(sorted({replica.node_id for replica in devices.ready("patient")}))
-        patient = {replica.id for replica in devices.ready("patient")}
+        patient = identities(devices.ready("patient"))
         devices.power_off(victim)
         assert not devices.shims(victim)
         devices.fabric.start_agent(next(plan for plan in PLANS if plan.name == victim))
         took = devices.until(lambda victim=victim: devices.shims(victim), "containers without a coordinator")
         print(f"\ncontainers of a rebooted device without a coordinator: after {took:.1f} s")
         devices.net.plug(victim)
+        devices.restarted("patient", patient, victim)
         devices.settled()
-        assert {replica.id for replica in devices.ready("patient")} == patient
+        assert {replica.id for replica in devices.ready("patient")} == set(patient)
 
 
 def test_another_address_is_the_same_device(devices: Devices) -> None:
