@@ -15,6 +15,7 @@ from cloudless.coordinator.core.commands import ApplyPlan, PlannedReplica
 from cloudless.coordinator.core.moves import may_replace
 from cloudless.coordinator.core.outcome import ApplyResult
 from cloudless.coordinator.core.port_sharing import can_share, may_share
+from cloudless.coordinator.core.priority import PRIORITY_GAP
 from cloudless.coordinator.core.runs import RUN_TYPES
 from cloudless.coordinator.core.state import WorkloadKey, spec_of_generation
 from cloudless.coordinator.core.transition import Transition
@@ -34,7 +35,6 @@ from cloudless.core.replacing import replace
 from cloudless.core.spec import ResourceAmounts, WorkloadSpec
 from cloudless.errors import NotFound
 
-PREEMPTION_DIFFERENCE: Final = 10  # of two workloads' priorities, at least
 PREEMPTED: Final = "Preempted"  # why a replica stops that makes room
 
 
@@ -263,7 +263,7 @@ def preempt(t: Transition, record: WorkloadRecord, command: ApplyPlan) -> None:
         other = t.state.workloads.get(key)
         if other is None or key == (record.metadata.namespace, record.metadata.name):
             continue
-        if record.spec.priority - other.spec.priority < PREEMPTION_DIFFERENCE:
+        if record.spec.priority - other.spec.priority < PRIORITY_GAP:
             continue
         ready = victim.status.phase is ReplicaPhase.READY
         if ready and lost_availability_since(t, other, command.planned_at_index, whoever_stopped=True):

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudless.coordinator.core import amounts
+from cloudless.coordinator.core.priority import PRIORITY_GAP
 from cloudless.coordinator.core.scheduler import Weights, place
-from cloudless.coordinator.core.scheduler.preemption import PRIORITY_GAP, room_to_come, victims
+from cloudless.coordinator.core.scheduler.preemption import room_to_come, victims
 from cloudless.coordinator.core.scheduler.remedies import would_fit_if
 from cloudless.core.model import Node, NodeState, Replica, ReplicaPhase, ReplicaStatus, WorkloadRecord, WorkloadRevision
 from cloudless.core.replacing import replace

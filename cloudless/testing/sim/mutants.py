@@ -143,7 +143,7 @@ MUTANTS: Final = (
         constants=(
             ("coordinator.core.scheduler.preemption", "PRIORITY_GAP", 0),
             ("coordinator.core.reconcile.draft", "PRIORITY_GAP", 0),
-            ("coordinator.core.apply_plan", "PREEMPTION_DIFFERENCE", 0),
+            ("coordinator.core.apply_plan", "PRIORITY_GAP", 0),
         ),
         profile=_TIGHT,
     ),

@@ -7,12 +7,13 @@ from typing import Final
 
 from cloudless.coordinator.core import port_sharing, versions
 from cloudless.coordinator.core.commands import ApplyPlan, PlannedReplica, PlannedStop
+from cloudless.coordinator.core.priority import PRIORITY_GAP
 from cloudless.coordinator.core.reconcile.census import Census
 from cloudless.coordinator.core.reconcile.ids import new_ids
 from cloudless.coordinator.core.scheduler.better import better_place
 from cloudless.coordinator.core.scheduler.explain import compact
 from cloudless.coordinator.core.scheduler.plan import Board
-from cloudless.coordinator.core.scheduler.preemption import PRIORITY_GAP, victims
+from cloudless.coordinator.core.scheduler.preemption import victims
 from cloudless.coordinator.core.scheduler.score import Weights
 from cloudless.coordinator.core.state import State, spec_of_generation
 from cloudless.core.model import (

@@ -16,6 +16,7 @@ import numpy as np
 
 from cloudless.coordinator.core import amounts
 from cloudless.coordinator.core.port_sharing import may_share
+from cloudless.coordinator.core.priority import PRIORITY_GAP
 from cloudless.coordinator.core.scheduler.filters import rooms
 from cloudless.coordinator.core.scheduler.plan import Board
 from cloudless.coordinator.core.scheduler.score import Weights
@@ -23,7 +24,6 @@ from cloudless.coordinator.core.scheduler.table import CAPACITY, Ints
 from cloudless.coordinator.core.state import State, WorkloadKey
 from cloudless.core.model import NodeState, NodeUsage, Replica, ReplicaPhase, WorkloadRecord
 
-PRIORITY_GAP: Final = 10  # what stops for another has a priority lower by this much at least
 _NODES_WEIGHED: Final = 64  # nodes that would do, of which the one with the least harm is taken
 _TRIED_IN_PAIRS: Final = 24  # replicas of a node of which every two are tried
 

@@ -9,10 +9,11 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from cloudless.coordinator.core import amounts
+from cloudless.coordinator.core.priority import PRIORITY_GAP
 from cloudless.coordinator.core.scheduler import topology
 from cloudless.coordinator.core.scheduler.filters import FORMAT, Room, rooms, untolerated
 from cloudless.coordinator.core.scheduler.plan import Board
-from cloudless.coordinator.core.scheduler.preemption import PRIORITY_GAP, victims
+from cloudless.coordinator.core.scheduler.preemption import victims
 from cloudless.coordinator.core.scheduler.score import Weights
 from cloudless.coordinator.core.state import State
 from cloudless.core.fields import KEY
