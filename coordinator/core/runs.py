@@ -22,8 +22,11 @@ HISTORY_KEPT: Final = 3  # finished runs of a job, and skipped ones of a cron
 # How far a leader's clock may be ahead. Due times that are decided further ahead than this were a clock's mistake, and
 # a changed schedule does not wait for them to pass.
 CLOCK_TOLERANCE_MS: Final = 3_600_000
-# With this reason a device ends a replica because it is short of something, which is not the replica's failure.
-_EVICTED: Final = "Evicted"
+# With these reasons a device ends a replica for its own sake or its owner's, or because nobody renewed what it may run:
+# that is not the replica's failure.
+_OF_THE_DEVICE: Final = frozenset(
+    {"Evicted", "OwnerTerms", "OwnerTermsUnreadable", "Paused", "OutsideHours", "BatteryLow", "LeaseExpired"}
+)
 
 
 def completion_of(spec: WorkloadSpec) -> Completion:
@@ -47,8 +50,8 @@ def is_result(replica: Replica) -> bool:
 
 
 def failures_of(replica: Replica) -> int:
-    """How often a replica failed: its containers' restarts, and its end, unless its device needed the room."""
-    failed = replica.status.phase is ReplicaPhase.FAILED and replica.status.reason != _EVICTED
+    """How often a replica failed: its containers' restarts, and its end, unless that was its device's own doing."""
+    failed = replica.status.phase is ReplicaPhase.FAILED and replica.status.reason not in _OF_THE_DEVICE
     return replica.status.restart_count + failed
 
 

@@ -96,12 +96,15 @@ def test_restarts_on_the_node_count_as_failures(fabric):
     assert fabric.active() == []
 
 
-def test_what_its_device_had_no_room_for_did_not_fail(fabric):
+@pytest.mark.parametrize(
+    "reason", ["Evicted", "OwnerTerms", "OwnerTermsUnreadable", "Paused", "OutsideHours", "BatteryLow", "LeaseExpired"]
+)
+def test_what_its_device_ended_for_its_own_reasons_did_not_fail(fabric, reason):
     fabric.lasts_ms = lambda replica: HOUR
     put(fabric, retries=1)
     for _ in range(4):
         (replica,) = fabric.active()
-        evicted = ReplicaStatus(phase=FAILED, reason="Evicted")
+        evicted = ReplicaStatus(phase=FAILED, reason=reason)
         fabric.apply(c.ReportReplicas(replica.node_id, (c.ReportedReplica(replica.id, evicted),)))
         fabric.settle()
         fabric.advance(10 * MINUTE)
