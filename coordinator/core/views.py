@@ -53,7 +53,7 @@ def wanted(state: State, record: WorkloadRecord) -> int:
         namespace, name = record.metadata.namespace, record.metadata.name
         matching = set(matching_nodes(state, record.spec))
         present = {r.node_id for r in state.replicas_of(namespace, name) if not r.stopping and r.node_id in matching}
-        return len(present.union(eligible_nodes(state, record.spec)))
+        return len(present.union(eligible_nodes(state, record.spec, namespace=record.metadata.namespace)))
     return record.spec.replicas
 
 

@@ -8,7 +8,7 @@ from cloudless.coordinator.core import commands as c
 from cloudless.coordinator.core.outcome import Change
 from cloudless.coordinator.core.reconcile import dirty_keys
 from cloudless.coordinator.core.views import node_reserved, workload_status, workload_view
-from cloudless.core.model import NodeState, ReplicaPhase, Taint, WorkloadPhase
+from cloudless.core.model import NodeState, OwnerTerms, ReplicaPhase, Taint, WorkloadPhase
 from cloudless.core.spec import (
     Metadata,
     Placement,
@@ -43,6 +43,16 @@ def test_a_node_that_joins_gets_one_and_one_that_is_cordoned_keeps_it(fabric):
     fabric.join("d")
     fabric.settle()
     assert fabric.places("each") == ["a", "b", "c", "d"]
+
+
+def test_an_owner_who_allows_other_namespaces_only_has_none_and_none_waits_for_it(fabric):
+    terms = OwnerTerms(accepting=True, namespaces=("lab",))
+    fabric.join("d", info=dataclasses.replace(device(), owner=terms))
+    fabric.settle()
+    assert fabric.places("each") == ["a", "b", "c"]
+    assert len(fabric.replicas("each")) == 3
+    record = fabric.state.workloads[NAMESPACE, "each"]
+    assert workload_status(fabric.state, record).desired == 3
 
 
 def test_it_runs_where_it_matches_only(fabric):

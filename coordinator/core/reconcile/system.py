@@ -21,7 +21,7 @@ _ENDED = (ReplicaPhase.FAILED, ReplicaPhase.SUCCEEDED)
 def plan_system(draft: Draft, deadlines: Deadlines) -> None:
     census, record = draft.census, draft.record
     matching = set(matching_nodes(draft.state, record.spec))
-    eligible = eligible_nodes(draft.state, record.spec)
+    eligible = eligible_nodes(draft.state, record.spec, namespace=record.metadata.namespace)
     course = _course(draft, deadlines, eligible)
     if course.rolls_back:
         return  # the next plan is for the generation that this one makes
