@@ -2,7 +2,7 @@
 writes: no acknowledged write is lost, the coordinators hold one state, no replica is restarted, agents come back.
 
 Each coordinator runs on a host of its own (a network namespace) with a small disk of its own. CHAOS_ROUNDS sets how
-many rounds each fault gets (two in the gate, 40 in `make chaos`), CHAOS_SEED the moments.
+many rounds each fault gets (two in the gate, 50 in `make chaos`), CHAOS_SEED the moments.
 """
 
 from __future__ import annotations

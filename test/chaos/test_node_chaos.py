@@ -1,7 +1,7 @@
 """Six devices on hosts of their own, with real containers, and three coordinators: devices lose their power, their
 cable, their address and a third of their packets, reboot where nobody hears them, leave in good order and join anew.
 
-CHAOS_ROUNDS sets how many rounds each fault gets (one in the gate, 30 in `make chaos`); from ten on the figures are
+CHAOS_ROUNDS sets how many rounds each fault gets (one in the gate, 50 in `make chaos`); from ten on the figures are
 held to their bars: from the loss of a device to ready replacements P50 under 3 s and P95 under 6 s, from a join to
 ready P95 under 1 s.
 """
