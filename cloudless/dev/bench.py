@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parents[2] / "build" / "bench"
+_TICKS = os.sysconf("SC_CLK_TCK")
+_START_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -66,3 +71,31 @@ class Report:
         print()
         RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / f"{self.name}.json").write_text(json.dumps({"title": self.title, "rows": self._rows}, indent=2))
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds of CPU that a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def start_coordinator(directory: Path, *, metrics: str = "") -> tuple[subprocess.Popen[bytes], Path]:
+    """A coordinator of a fabric of its own that listens, on ports of loopback that the system picks, and its data folder.
+    `metrics`: where its metrics are served. Raises SystemExit with its log where it does not start."""
+    data = directory / "coordinator"
+    argv = [
+        str(Path(sys.executable).parent / "cloudless-coordinator"),
+        f"--data-dir={data}",
+        "--listen-api=127.0.0.1:0",
+        "--listen-enroll=127.0.0.1:0",
+        "--listen-member=127.0.0.1:0",
+        f"--metrics-listen={metrics}",
+    ]
+    with (directory / "coordinator.log").open("wb") as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=log)
+    deadline = time.monotonic() + _START_S
+    while not (data / "listen.json").exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit((directory / "coordinator.log").read_text())
+        time.sleep(0.02)
+    return process, data

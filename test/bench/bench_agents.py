@@ -20,7 +20,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -32,6 +31,7 @@ import uvloop
 
 from cloudless import contexts
 from cloudless.api.v1 import control_pb2, control_pb2_grpc, types_pb2
+from cloudless.dev.bench import cpu_s, start_coordinator
 from cloudless.identity.channel import channel_options, open_channel
 from cloudless.identity.credentials import Credentials
 from cloudless.identity.csr import make_csr
@@ -48,11 +48,6 @@ LATE_S = 1.0
 RSS_MIB_MAX = 2048  # of a small server with 4 GiB
 WRITES_PER_S = 100
 Row = dict[str, Any]
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def rss_mib(pid: int) -> float:
@@ -333,26 +328,6 @@ def verdict(rows: list[Row], asked: int) -> str:
     return f"{bar}: {f'NOT met ({against})' if against else 'met'}"
 
 
-def start(directory: Path) -> tuple[subprocess.Popen[bytes], Path]:
-    data = directory / "coordinator"
-    argv = [
-        str(Path(sys.executable).parent / "cloudless-coordinator"),
-        f"--data-dir={data}",
-        "--listen-api=127.0.0.1:0",
-        "--listen-enroll=127.0.0.1:0",
-        "--listen-member=127.0.0.1:0",
-        "--metrics-listen=127.0.0.1:0",
-    ]
-    with (directory / "coordinator.log").open("wb") as log:
-        process = subprocess.Popen(argv, stdout=log, stderr=log)
-    deadline = time.monotonic() + 30
-    while not (data / "listen.json").exists():
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit((directory / "coordinator.log").read_text())
-        time.sleep(0.02)
-    return process, data
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--agents", type=int, default=5000)
@@ -367,7 +342,7 @@ def main() -> None:
     sizes = sorted({size for size in (100, 1000) if size < options.agents} | {options.agents, 2 * options.agents})
     if options.sizes:
         sizes = sorted(int(size) for size in options.sizes.split(","))
-    process, data = start(directory)
+    process, data = start_coordinator(directory, metrics="127.0.0.1:0")
     try:
         rows = uvloop.run(measure(process, data, sizes, options.seconds))
     finally:

@@ -43,6 +43,7 @@ from cloudless.coordinator.store import Store
 from cloudless.coordinator.wal.machine import FabricMachine
 from cloudless.core import defaults
 from cloudless.core.spec import Container, Metadata, WorkloadSpec
+from cloudless.dev.bench import cpu_s, start_coordinator
 from cloudless.dev.fabric import LocalFabric
 from cloudless.identity import credentials as stored
 from cloudless.identity.channel import SERVER_OPTIONS, ServerCertificate, server_credentials
@@ -63,11 +64,6 @@ TICKS = os.sysconf("SC_CLK_TCK")
 Write = Callable[[int], Awaitable[object]]
 Request = Callable[[int], bytes]
 Row = dict[str, Any]
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def figures(latencies: list[float], writes: int, seconds: float) -> Row:
@@ -263,26 +259,6 @@ def start_nothing(directory: Path) -> tuple[subprocess.Popen[bytes], str, Creden
     return process, (directory / "address").read_text(), stored.load(directory / "user")
 
 
-def start(directory: Path) -> tuple[subprocess.Popen[bytes], Path]:
-    data = directory / "coordinator"
-    argv = [
-        str(Path(sys.executable).parent / "cloudless-coordinator"),
-        f"--data-dir={data}",
-        "--listen-api=127.0.0.1:0",
-        "--listen-enroll=127.0.0.1:0",
-        "--listen-member=127.0.0.1:0",
-        "--metrics-listen=",
-    ]
-    with (directory / "coordinator.log").open("wb") as log:
-        process = subprocess.Popen(argv, stdout=log, stderr=log)
-    deadline = time.monotonic() + 30
-    while not (data / "listen.json").exists():
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit((directory / "coordinator.log").read_text())
-        time.sleep(0.02)
-    return process, data
-
-
 def show(row: Row, store: Row | None, alone: Row | None) -> None:
     ratios = [f"{row['writes_per_s'] / limit['writes_per_s']:.3f}" if limit else "" for limit in (store, alone)]
     row["of_store"], row["of_grpc"] = (float(ratio) if ratio else None for ratio in ratios)
@@ -313,7 +289,7 @@ def measure(directory: Path, seconds: float) -> list[Row]:
         process.wait()
     for row in alone.values():
         show(row, None, None)
-    process, data = start(directory)
+    process, data = start_coordinator(directory)
     try:
         address = json.loads((data / "listen.json").read_text())["api"]
         through = uvloop.run(through_grpc(address, data, process.pid, seconds))

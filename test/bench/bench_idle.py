@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from cloudless.dev import containerd
-from cloudless.dev.bench import Report, sample
+from cloudless.dev.bench import Report, cpu_s, sample
 from cloudless.dev.fabric import AgentPlan
 from cloudless.dev.image import build_image
 from cloudless.testing.fabric import running_fabric
@@ -17,11 +16,6 @@ from cloudless.testing.fabric import running_fabric
 SETTLE_S = 8.0
 MEASURE_S = 20.0
 BOX = "cloudless.local/box:bench"
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mib(pid: int) -> float:
