@@ -80,7 +80,7 @@ def cpu_s(pid: int) -> float:
 
 
 def start_coordinator(directory: Path, *, metrics: str = "") -> tuple[subprocess.Popen[bytes], Path]:
-    """A coordinator of a fabric of its own that listens, on ports of loopback that the system picks, and its data folder.
+    """A coordinator of a fabric of its own that listens, on ports that the system picks, and its data folder.
     `metrics`: where its metrics are served. Raises SystemExit with its log where it does not start."""
     data = directory / "coordinator"
     argv = [

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import resource
 import shutil
 import signal
@@ -41,7 +40,6 @@ from cloudless.testing.agent_load import LoadAgent
 from cloudless.testing.grpc_load import UnaryLoad, latencies_of
 
 OUT = Path(__file__).parents[2] / "build" / "bench" / "agents.json"
-TICKS = os.sysconf("SC_CLK_TCK")
 AT_ONCE = 64
 ENROL_AT_ONCE = 8  # the listener for strangers takes few at once
 LATE_S = 1.0

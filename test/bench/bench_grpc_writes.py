@@ -59,7 +59,6 @@ FRAME_BYTES = 400
 WRITES_PER_S = 5000  # at 64 in flight
 SERIAL_P50_MS = 1.5  # with three members
 OUT = Path(__file__).parents[2] / "build" / "bench" / "grpc_writes.json"
-TICKS = os.sysconf("SC_CLK_TCK")
 
 Write = Callable[[int], Awaitable[object]]
 Request = Callable[[int], bytes]
